@@ -1,0 +1,30 @@
+"""The map of this folder: a module imports only from rows above its own (tests/test_house.py enforces it).
+
+The left column, WHAT, is a pure function from text to a graph of actions. The right column, HOW, runs one action
+and knows nothing of models. They share only the words in the first rows and meet in `tasks`.
+"""
+
+WORDS: tuple[tuple[str, ...], ...] = (
+    ("errors", "digest"),
+    ("action",),
+)
+WHAT: tuple[tuple[str, ...], ...] = (
+    ("pins", "source", "spec"),
+    ("steps", "variant"),
+    ("backends", "backends.openvino"),
+    ("backend",),
+    ("check",),
+    ("plan",),
+)
+HOW: tuple[tuple[str, ...], ...] = (
+    ("tree", "runners", "runners.local"),
+    ("store",),
+    ("executor",),
+)
+DOIT: tuple[tuple[str, ...], ...] = (
+    ("report",),
+    ("workspace",),
+    ("tasks", "commands", "commands.why", "commands.serve", "commands.stop", "commands.schema"),
+)
+
+ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -1,0 +1,155 @@
+"""One action, and the one text that is both its key and its explanation.
+
+Action     what to run, on which inputs, to make which outputs
+manifest   the text form of all that is keyed; key = BLAKE3 of it, and `doit why` prints its changed lines
+Receipt    what came out: (path, digest, size, executable) of each file, sorted, and nothing else
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+from rules import digest
+
+__all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Receipt", "key", "manifest"]
+
+MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Files that are in git (a tool, a template folder). `members` are (path below `root`, BLAKE3) pairs, sorted.
+
+    `root` is where they lie on this machine and is not keyed; a single file has the member path "".
+    """
+
+    root: str
+    members: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """A folder of the user's that is not in git, such as a checkpoint. Keyed by content, not by `path`."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What another action makes. `only` are the glob patterns of the files this action may see; () is all of them."""
+
+    action: str
+    only: tuple[str, ...] = ()
+
+
+Input = Files | Local | Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """A command with everything it depends on.
+
+    In `argv` and `env`, `{out}` is the output folder, `{python}` the toolchain's interpreter, and `{name}` the place
+    of the input of that name. `tests/test_action.py` lists each field as keyed or not.
+    """
+
+    # keyed
+    stage: str
+    argv: tuple[str, ...]
+    inputs: tuple[tuple[str, Input], ...] = ()
+    outputs: tuple[str, ...] = ()
+    toolchain: tuple[tuple[str, str], ...] = ()
+    platform: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    # not keyed
+    name: str = ""
+    gpus: int = 0
+    timeout_s: float | None = None
+    sharing: Literal["remote", "local", "never"] = "remote"
+
+    def needs(self) -> tuple[str, ...]:
+        """The names of the actions whose outputs this one reads."""
+        return tuple(source.action for _, source in self.inputs if isinstance(source, Output))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One output file: path below the output folder with `/`, BLAKE3, bytes, and whether it may be executed."""
+
+    path: str
+    digest: str
+    size: int
+    executable: bool = False
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The outputs of an action, sorted by path."""
+
+    entries: tuple[Entry, ...]
+
+    def text(self) -> str:
+        """The receipt file: one JSON list a line, so that equal outputs are equal bytes and a diff is readable."""
+        rows = [json.dumps([e.path, e.digest, e.size, e.executable], ensure_ascii=False) for e in self.entries]
+        return '{"version": 1, "files": [\n' + ",\n".join(rows) + "\n]}\n"
+
+    @staticmethod
+    def parse(text: str) -> Receipt:
+        """Reads `text()` back. Raises ValueError when `text` is anything else."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("version") != 1:
+            raise ValueError("not a version 1 receipt")
+        return Receipt(tuple(Entry(*row) for row in data["files"]))
+
+    def only(self, patterns: tuple[str, ...]) -> Receipt:
+        """The part of it that matches one of `patterns`; all of it when there are none."""
+        if not patterns:
+            return self
+        return Receipt(tuple(e for e in self.entries if any(fnmatch(e.path, pattern) for pattern in patterns)))
+
+    def digest(self) -> str:
+        """BLAKE3 of the whole tree: of every path, content and run bit."""
+        return digest.of_text(self.text())
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+
+def manifest(action: Action, digests: Mapping[str, str]) -> str:
+    """The text of all that is keyed. `digests` gives the tree digest of each `Local` and `Output` input by its name.
+
+    Raises KeyError when the digest of an input is not known yet.
+    """
+    lines = [f"manifest {MANIFEST_VERSION}", f"stage {action.stage}"]
+    lines += [f"arg {_one_line(arg)}" for arg in action.argv]
+    lines += [f"env {name}={_one_line(value)}" for name, value in sorted(action.env)]
+    lines += [f"toolchain {name} {version}" for name, version in sorted(action.toolchain)]
+    lines += [f"platform {action.platform}"]
+    for name, source in sorted(action.inputs):
+        lines += _input_lines(name, source, digests)
+    lines += [f"output {pattern}" for pattern in sorted(action.outputs)]
+    return "\n".join(lines) + "\n"
+
+
+def key(text: str) -> str:
+    """The key of an action: BLAKE3 of its manifest."""
+    return digest.of_text(text)
+
+
+def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[str]:
+    if isinstance(source, Files):
+        return [
+            " ".join(("input", name, *filter(None, (_one_line(path),)), content)) for path, content in source.members
+        ]
+    patterns = f" ({' '.join(source.only)})" if isinstance(source, Output) and source.only else ""
+    return [f"input {name}{patterns} {digests[name]}"]
+
+
+def _one_line(text: str) -> str:
+    """Newlines and backslashes escaped: two different arguments never give one text."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
