@@ -1,0 +1,208 @@
+"""models.toml as typed values, read strictly: unknown keys, wrong types and impossible values are all reported at once.
+
+This module knows the file's shape; what a precision or an option means is its backend's business (`check`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
+
+from rules.errors import Problem, nearest
+
+__all__ = [
+    "Cache",
+    "Model",
+    "Parallelism",
+    "Platform",
+    "Serve",
+    "Shape",
+    "Spec",
+    "Toolchain",
+    "read",
+    "strict_problems",
+]
+
+SOURCE_SCHEMES = ("tiny", "file")
+_NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]")
+_PARALLELISM = re.compile(r"(?:tp(?P<tp>[1-9][0-9]*))?(?:pp(?P<pp>[1-9][0-9]*))?")
+
+Count = Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Shape(_Strict):
+    """The limits one engine is built for: sequences in a batch, and tokens in and out of a request."""
+
+    batch: Count
+    isl: Count
+    osl: Count
+
+
+class Toolchain(_Strict):
+    """What builds and runs an engine; `backend` names a file in rules/backends/."""
+
+    backend: str
+
+
+class Platform(_Strict):
+    """The machine that engines are built for: compute capability x 10 (90 is Hopper), GiB per GPU, GPUs."""
+
+    sm: Count
+    memory_gib: Count
+    gpus: Count
+
+
+class Cache(_Strict):
+    """Where the store lies; checkouts that name one `dir` share it."""
+
+    dir: str = "artifacts/store"
+
+
+class Serve(_Strict):
+    """`default`: what `doit serve` starts when no name is given."""
+
+    default: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class Model(_Strict):
+    """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's."""
+
+    source: str
+    toolchain: str | Annotated[list[str], Field(min_length=1)]
+    platform: str | None = None
+    precisions: Annotated[list[str], Field(min_length=1)]
+    parallelism: Annotated[list[str], Field(min_length=1)] = ["tp1"]
+    shapes: Annotated[list[Shape], Field(min_length=1)]
+    build: dict[str, Any] = {}
+    serving: dict[str, Any] = {}
+
+    def toolchains(self) -> list[str]:
+        """The toolchains' names, one or several."""
+        return [self.toolchain] if isinstance(self.toolchain, str) else self.toolchain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallelism:
+    """Tensor parallel ranks x pipeline parallel stages."""
+
+    tp: int
+    pp: int
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all, one GPU each."""
+        return self.tp * self.pp
+
+    def __str__(self) -> str:
+        return f"tp{self.tp}" + (f"pp{self.pp}" if self.pp > 1 else "")
+
+    @staticmethod
+    def parse(text: str) -> Parallelism:
+        """Reads `tp4`, `pp2` or `tp4pp2`. Raises ValueError on anything else."""
+        match = _PARALLELISM.fullmatch(text) if text else None
+        if match is None:
+            raise ValueError(f"{text!r} is not of the form tp4, pp2 or tp4pp2")
+        return Parallelism(tp=int(match["tp"] or 1), pp=int(match["pp"] or 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The whole file."""
+
+    cache: Cache
+    serve: Serve
+    toolchains: Mapping[str, Toolchain]
+    platforms: Mapping[str, Platform]
+    models: Mapping[str, Model]
+
+
+_TABLES: Mapping[str, type[_Strict]] = {"toolchains": Toolchain, "platforms": Platform, "models": Model}
+_SINGLES: Mapping[str, type[_Strict]] = {"cache": Cache, "serve": Serve}
+_Entry = TypeVar("_Entry", bound=BaseModel)
+
+
+def read(text: str) -> tuple[Spec, list[Problem]]:
+    """`text` of a models.toml -> the entries that are well formed, and every problem of the others."""
+    try:
+        data = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        empty = Spec(cache=Cache(), serve=Serve(), toolchains={}, platforms={}, models={})
+        return empty, [Problem(what=f"models.toml is not TOML: {error}", hint="strings need quotes, tables [brackets]")]
+    problems = [_unknown_table(name) for name in data if name not in (*_TABLES, *_SINGLES)]
+    spec = Spec(
+        cache=_single("cache", Cache, data, problems) or Cache(),
+        serve=_single("serve", Serve, data, problems) or Serve(),
+        toolchains=_entries("toolchains", Toolchain, data, problems),
+        platforms=_entries("platforms", Platform, data, problems),
+        models=_entries("models", Model, data, problems),
+    )
+    return spec, problems
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of models.toml, without the backends' options."""
+    singles: dict[str, Any] = {name: (kind, kind()) for name, kind in _SINGLES.items()}
+    tables: dict[str, Any] = {name: (dict[str, kind], {}) for name, kind in _TABLES.items()}  # type: ignore[valid-type]
+    return create_model("models.toml", __base__=_Strict, **singles, **tables).model_json_schema()
+
+
+def strict_problems(path: str, error: ValidationError, known: Sequence[str]) -> list[Problem]:
+    """Pydantic's findings as ours: the path in models.toml, what is wrong, the nearest of the `known` keys."""
+    return [_problem(path, detail, known) for detail in error.errors(include_url=False)]
+
+
+def _single(name: str, kind: type[_Entry], data: Mapping[str, Any], problems: list[Problem]) -> _Entry | None:
+    return _parse(name, kind, data[name], problems) if name in data else None
+
+
+def _entries(table: str, kind: type[_Entry], data: Mapping[str, Any], problems: list[Problem]) -> dict[str, _Entry]:
+    entries = data.get(table, {})
+    if not isinstance(entries, dict):
+        problems.append(Problem(what=f"{table}: is not a table", hint=f"write [{table}.NAME]"))
+        return {}
+    problems += [_bad_name(table, name) for name in entries if not _NAME.fullmatch(name)]
+    parsed = {name: _parse(f"{table}.{name}", kind, entries[name], problems) for name in entries}
+    return {name: entry for name, entry in parsed.items() if entry is not None and _NAME.fullmatch(name)}
+
+
+def _parse(path: str, kind: type[_Entry], value: object, problems: list[Problem]) -> _Entry | None:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems += strict_problems(path, error, tuple(kind.model_fields))
+        return None
+
+
+def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
+    where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        word = str(detail["loc"][-1])
+        words = tuple(Shape.model_fields) if "shapes" in detail["loc"] else known
+        return Problem(what=f"{where}: unknown key", hint=nearest(word, words))
+    if detail["type"] == "missing":
+        return Problem(what=f"{where}: is missing", hint="this key has no default")
+    got = repr(detail["input"])
+    return Problem(what=f"{where}: {_sentence(detail['msg'])}", facts=(("got", got[:80]),))
+
+
+def _sentence(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _unknown_table(name: str) -> Problem:
+    return Problem(what=f"{name}: unknown table", hint=nearest(name, (*_TABLES, *_SINGLES)))
+
+
+def _bad_name(table: str, name: str) -> Problem:
+    hint = "lower case letters, digits and _, beginning with a letter: it becomes part of task names"
+    return Problem(what=f"{table}.{name}: is not a name", hint=hint)

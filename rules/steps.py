@@ -1,0 +1,131 @@
+"""The actions that every engine family shares: fetching the source, rendering the repository, the smoke test.
+
+Reads only files that are in git: the tools and the templates, whose bytes are part of the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from rules import digest
+from rules.action import Action, Files, Input, Local, Output
+from rules.pins import pins
+from rules.source import Source
+
+__all__ = ["CONFIG", "TOKENIZER", "WEIGHTS", "action", "release", "repository", "smoke", "source", "templates", "tool"]
+
+HERE = Path(__file__).parent
+PLATFORM = "linux-x86_64"
+CONFIG = ("config.json", "generation_config.json")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
+TINY_SEED = 20
+
+
+def source(model: str, where: Source, root: Path) -> Action:
+    """Brings the checkpoint of `model` here: made for `tiny:`, verified and taken over for `file:` (below `root`)."""
+    if where.scheme == "tiny":
+        return action(
+            f"source:{model}",
+            "tiny",
+            {"architecture": where.where, "seed": TINY_SEED},
+            outputs=("config.json", "model.safetensors", "tokenizer.json"),
+            packages=("torch", "transformers", "tokenizers", "safetensors", "numpy"),
+        )
+    return action(
+        f"source:{model}",
+        "fetch",
+        {"source": "{checkpoint}"},
+        inputs=(("checkpoint", Local(path=str(root / where.where))),),
+        outputs=("config.json", "*.safetensors"),
+    )
+
+
+def repository(name: str, model: str, engine: str, overlays: tuple[str, ...], values: Mapping[str, object]) -> Action:
+    """Renders the Triton model repository of variant `name`: the shared templates, then `overlays` over them."""
+    folders = tuple((f"templates_{folder}", templates(folder)) for folder in ("triton", *overlays))
+    return action(
+        f"build:{name}",
+        "render",
+        {"contract": "{contract}", "engine": "{engine}", "tokenizer": "{tokenizer}"},
+        *(f"--templates={{{key}}}" for key, _ in folders),
+        *(f"--set={key}={_word(value)}" for key, value in sorted(values.items())),
+        inputs=(
+            ("contract", release("main")),
+            ("engine", Output(action=engine)),
+            ("tokenizer", Output(action=f"source:{model}", only=TOKENIZER)),
+            *folders,
+        ),
+        outputs=("ensemble/config.pbtxt", "tensorrt_llm/config.pbtxt"),
+        packages=("jinja2", "tritonclient"),
+    )
+
+
+def smoke(name: str, model: str) -> Action:
+    """Serves variant `name` with the real Triton server and asserts what a user relies on."""
+    return action(
+        f"smoke:{name}",
+        "probe",
+        {"repository": "{repository}", "source": "{source}", "server": "{server}"},
+        inputs=(
+            ("server", tool("serve")),
+            ("repository", Output(action=f"build:{name}")),
+            ("source", Output(action=f"source:{model}", only=(*TOKENIZER, "questions.jsonl", *CONFIG))),
+        ),
+        outputs=("transcript.jsonl",),
+        packages=("nvidia-pytriton", "openvino-genai", "tritonclient", "tokenizers", "numpy"),
+    )
+
+
+def action(
+    name: str,
+    program: str,
+    arguments: Mapping[str, object],
+    *more: str,
+    inputs: tuple[tuple[str, Input], ...] = (),
+    outputs: tuple[str, ...],
+    packages: tuple[str, ...] = (),
+) -> Action:
+    """An action that runs one of our tools: isolated Python, the tool, `--some-argument=value` in the order given."""
+    named = (f"--{key.replace('_', '-')}={value}" for key, value in arguments.items())
+    return Action(
+        name=name,
+        stage=name.partition(":")[0],
+        argv=("{python}", "-I", "{tool}", *named, *more, "--out={out}"),
+        inputs=(("tool", tool(program)), *inputs),
+        outputs=outputs,
+        toolchain=pins(*packages),
+        platform=PLATFORM,
+    )
+
+
+@cache
+def tool(name: str) -> Files:
+    """rules/tools/<name>.py, which imports nothing of ours and so is its own complete digest."""
+    return _file(HERE / "tools" / f"{name}.py")
+
+
+@cache
+def release(name: str) -> Files:
+    """rules/releases/<name>.json."""
+    return _file(HERE / "releases" / f"{name}.json")
+
+
+@cache
+def templates(folder: str) -> Files:
+    """Every file of templates/<folder>; in a wheel the templates lie inside this package."""
+    inside = HERE / "templates"
+    root = (inside if inside.is_dir() else HERE.parent / "templates") / folder
+    paths = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    members = tuple((path.relative_to(root).as_posix(), digest.of_file(path)) for path in paths)
+    return Files(root=str(root), members=members)
+
+
+def _file(path: Path) -> Files:
+    return Files(root=str(path), members=(("", digest.of_file(path)),))
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
