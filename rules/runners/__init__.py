@@ -1,0 +1,1 @@
+"""Where an action's command runs, one file each."""

@@ -1,0 +1,167 @@
+"""Folders of files as receipts: reading them, placing them, and telling whether they are still what they were.
+
+Every file that the store owns or lays out carries a *seal*: a modification time derived from its own digest. A file
+whose size and seal are right needs no reading; a touched, edited or swapped one has another time and is read again.
+So an unchanged 140 GB checkpoint costs one `stat` per file, and there is no database of digests that could be wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rules import digest
+from rules.action import Entry, Receipt
+
+__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "seal", "write"]
+
+_SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
+_LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
+
+
+def seal(content: str) -> int:
+    """The modification time, in whole seconds, that a file with this digest carries."""
+    return _SEAL_EPOCH + int(content[:6], 16)
+
+
+def intact(path: Path, entry: Entry) -> bool:
+    """Whether the file at `path` is `entry`; reads it only when size is right and the seal is not, then seals it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
+        return False
+    if found.st_mtime == seal(entry.digest):
+        return True
+    if digest.of_file(path) != entry.digest:
+        return False
+    with contextlib.suppress(OSError):
+        os.utime(path, (seal(entry.digest),) * 2)
+    return True
+
+
+def names(root: Path) -> Iterator[str]:
+    """The files below `root`, with `/`, in no order. A link to a file counts as the file; hidden ones count too."""
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                path = f"{below}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{path}/")
+                elif entry.is_file():
+                    yield path
+
+
+def read(root: Path, known: Mapping[tuple[int, int], str]) -> Receipt:
+    """Hashes the files below `root`; those whose (device, inode) is in `known` are taken to have that digest."""
+    return Receipt(tuple(_entry(root, name, known) for name in sorted(names(root))))
+
+
+def place(blob: Path, target: Path, entry: Entry) -> None:
+    """Puts the content of `blob` at `target`, which must not exist: reflink, else hard link, else copy. Sealed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if entry.size >= _LINK_FROM and not _reflink(blob, target) and _executable(blob.stat()) == entry.executable:
+        try:
+            target.hardlink_to(blob)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+    if not target.exists():
+        shutil.copyfile(blob, target)
+    protect(target, entry)
+
+
+def protect(path: Path, entry: Entry) -> None:
+    """Makes a file read-only and seals it."""
+    path.chmod(0o555 if entry.executable else 0o444)
+    os.utime(path, (seal(entry.digest),) * 2)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a small file so that a reader sees the old text or the new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = aside(path, "tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def aside(path: Path, suffix: str) -> Path:
+    """A name in the folder of `path` that no other process or thread uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.{suffix}")
+
+
+def replace(target: Path, made: Path) -> None:
+    """Puts the folder `made` in the place of the folder `target`, if there is one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = aside(target, "old")
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class Memo:
+    """Remembers digests of a folder that is not ours by (device, inode, size, mtime in ns), in one small file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, root: Path) -> Receipt:
+        """The receipt of the files below `root`; only files that changed since the last time are read."""
+        before = self._load()
+        after: dict[str, list[object]] = {}
+        entries = []
+        for name in sorted(names(root)):
+            found = (root / name).stat()
+            state: list[object] = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+            held = before.get(name)
+            content = str(held[4]) if held and held[:4] == state else digest.of_file(root / name)
+            after[name] = [*state, content]
+            entries.append(Entry(name, content, found.st_size, _executable(found)))
+        if after != before:
+            write(self._path, json.dumps(after))
+        return Receipt(tuple(entries))
+
+    def _load(self) -> dict[str, list[object]]:
+        try:
+            loaded = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+def _entry(root: Path, name: str, known: Mapping[tuple[int, int], str]) -> Entry:
+    path = root / name
+    found = path.stat()
+    content = known.get((found.st_dev, found.st_ino)) or digest.of_file(path)
+    return Entry(name, content, found.st_size, _executable(found))
+
+
+def _executable(found: os.stat_result) -> bool:
+    return bool(found.st_mode & stat.S_IXUSR)
+
+
+def _reflink(blob: Path, target: Path) -> bool:
+    with blob.open("rb") as source, target.open("xb") as made:
+        try:
+            fcntl.ioctl(made.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            target.unlink()
+            return False
+    return True
