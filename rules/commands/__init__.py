@@ -1,0 +1,1 @@
+"""Our commands beside doit's own, one file each."""

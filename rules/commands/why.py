@@ -1,0 +1,74 @@
+"""`doit why TARGET`: which keyed line changed, old -> new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from doit.cmd_base import Command
+from doit.exceptions import InvalidCommand
+
+from rules.action import Action
+from rules.errors import BuildError
+from rules.executor import Executor, Record, Unknown, changes
+from rules.tasks import here
+from rules.workspace import Workspace
+
+__all__ = ["Why", "reasons"]
+
+
+class Why(Command):
+    """The command."""
+
+    name = "why"
+    doc_purpose = "explain why an action would run, or why it last ran"
+    doc_usage = "TARGET..."
+    doc_description = "TARGET is stage:name, such as engine:tiny_qwen2_int8_wo. Prints keyed lines, - old and + new."
+
+    def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:  # noqa: ARG002
+        """Prints the reasons for each action behind each target."""
+        if not pos_args:
+            raise InvalidCommand("why needs a TARGET, such as engine:NAME")
+        space = here()
+        try:
+            names = dict.fromkeys(name for target in pos_args for name in space.actions(target))
+        except BuildError as error:
+            raise InvalidCommand(str(error)) from error
+        for name in names:
+            print("\n".join([name, *(f"    {line}" for line in reasons(space, space.plan.actions[name]))]))
+        return 0
+
+
+def reasons(space: Workspace, action: Action) -> list[str]:
+    """Why `action` would run now or, when it is fresh, why it ran the last time."""
+    executor = space.executor
+    record = executor.record(action.name)
+    stale = _stale_inputs(space, action)
+    if stale:
+        return [f"its input {name} is not up to date (doit why {name})" for name in stale]
+    if record is None:
+        return ["it was never made here"]
+    changed = changes(record.manifest, executor.manifest(action))
+    if changed:
+        return changed
+    if not executor.fresh(action):
+        return ["nothing keyed changed; its outputs are missing or were modified"]
+    return ["it is up to date", *_history(record)]
+
+
+def _stale_inputs(space: Workspace, action: Action) -> list[str]:
+    return [name for name in action.needs() if not _settled(space.executor, space.plan.actions[name], space)]
+
+
+def _settled(executor: Executor, action: Action, space: Workspace) -> bool:
+    try:
+        return executor.fresh(action) and not _stale_inputs(space, action)
+    except Unknown:
+        return False
+
+
+def _history(record: Record) -> list[str]:
+    came = "its command ran" if record.how == "ran" else "it came from the store"
+    last = f"{came} last time, in {record.seconds:.1f} s, because of"
+    return (
+        [last, *(f"  {line}" for line in record.changed)] if record.changed else [f"{came}, in {record.seconds:.1f} s"]
+    )

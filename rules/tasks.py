@@ -1,0 +1,108 @@
+"""models.toml as doit tasks. A dodo.py needs two lines:
+
+    from rules.tasks import DOIT_CONFIG, task_engines
+    __all__ = ["DOIT_CONFIG", "task_engines"]
+
+`checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
+stage alone is all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from doit.exceptions import InvalidDodoFile, TaskFailed
+
+from rules import workspace
+from rules.action import Action
+from rules.errors import BuildError
+from rules.plan import STAGES
+from rules.report import Reporter, progress
+from rules.workspace import Workspace
+
+__all__ = ["DOIT_CONFIG", "here", "task_engines"]
+
+DOIT_CONFIG: Mapping[str, Any] = {
+    "dep_file": "artifacts/.doit.db",
+    "backend": "json",
+    "par_type": "thread",  # an action's work is in its command; processes would only copy our state
+    "reporter": Reporter,
+    "verbosity": 2,
+    "default_tasks": ["build"],
+}
+
+_DOCS = {
+    "source": "the checkpoint as its source has it, verified",
+    "checkpoint": "weights in one precision, shared by all shapes",
+    "engine": "an engine for one shape",
+    "build": "the Triton model repository, ready to serve",
+    "smoke": "the repository served by the real server, and asked",
+}
+
+
+def here() -> Workspace:
+    """The workspace of the current folder (doit changes to the one of dodo.py). Raises InvalidDodoFile, exit 3."""
+    try:
+        found = workspace.load(Path.cwd())
+    except BuildError as error:
+        count = len(error.problems)
+        title = "models.toml is wrong" if count == 1 else f"models.toml has {count} mistakes"
+        raise InvalidDodoFile(f"{title}\n\n{error}\n") from error
+    found.executor.artifacts.mkdir(exist_ok=True)
+    return found
+
+
+def task_engines() -> Iterator[dict[str, Any]]:
+    """Every stage of every variant in models.toml."""
+    space = here()
+    for stage in STAGES:
+        yield {"basename": stage, "name": None, "doc": _DOCS[stage]}
+    for action in space.plan.actions.values():
+        yield _task(space, action)
+    for stage, names in space.plan.names.items():
+        yield from _groups(stage, names)
+
+
+def _task(space: Workspace, action: Action) -> dict[str, Any]:
+    executor = space.executor
+    return {
+        "basename": action.stage,
+        "name": action.name.partition(":")[2],
+        "actions": [(make, [space, action])],
+        "file_dep": [str(executor.receipt_path(name)) for name in action.needs()],
+        "targets": [str(executor.receipt_path(action.name))],
+        "uptodate": [(executor.fresh, [action])],
+        "clean": [(executor.clean, [action.name])],
+        "io": {"capture": False},  # doit would swap sys.stdout under the other threads
+        "meta": {"action": action.name},
+    }
+
+
+def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+    """`build:` groups stand in `doit list`; those of other stages are found by name, and with --all."""
+    for name, members in names.items():
+        full = f"{stage}:{name}"
+        if members == (full,):
+            continue
+        group = {"actions": None, "task_dep": [member for member in members if member != full]}
+        if stage == "build":
+            yield {"basename": full, "doc": f"{len(members)} of {_DOCS[stage]}", **group}
+        else:
+            yield {"basename": stage, "name": name, **group}
+
+
+def make(space: Workspace, action: Action) -> dict[str, Any] | TaskFailed:
+    """Runs one action under doit. A failure of the user's step is TaskFailed (exit 1), not a traceback."""
+    executor = space.executor
+    if executor.fresh(action):
+        return {"how": "fresh", "seconds": 0.0}
+    try:
+        with progress.action(action.name):
+            record = executor.make(action, lambda line: progress.line(action.name, line))
+    except BuildError as error:
+        return TaskFailed(str(error))
+    summary = executor.folder(action.name) / "summary.txt"
+    text = summary.read_text(encoding="utf-8") if summary.exists() else ""
+    return {"how": record.how, "seconds": record.seconds, "summary": text}

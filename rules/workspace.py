@@ -1,0 +1,60 @@
+"""The one place where the two columns are wired together: a folder with a models.toml, its plan and its executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from rules import plan as plans
+from rules.errors import Misconfigured, Problem, nearest
+from rules.executor import Executor
+from rules.plan import Plan
+from rules.store import Store
+from rules.variant import Variant
+
+__all__ = ["Workspace", "load"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A project folder: everything a command needs."""
+
+    root: Path
+    plan: Plan
+    executor: Executor
+
+    def actions(self, target: str) -> tuple[str, ...]:
+        """The actions that `stage:name` or a stage stands for. Raises Misconfigured with an unknown name."""
+        stage, _, name = target.partition(":")
+        by_name = self.plan.names.get(stage)
+        if by_name is None:
+            raise Misconfigured(Problem(what=f"{stage!r} is not a stage", hint=nearest(stage, plans.STAGES)))
+        if not name:
+            return tuple(dict.fromkeys(action for of in by_name.values() for action in of))
+        if name not in by_name:
+            hint = nearest(name, tuple(by_name)[:1000])
+            raise Misconfigured(Problem(what=f"there is no {target!r}", hint=hint))
+        return by_name[name]
+
+    def chosen(self, names: list[str]) -> list[Variant]:
+        """The variants behind `names`, or the default set. Raises Misconfigured with an unknown name or no default."""
+        wanted = names or list(self.plan.spec.serve.default)
+        if not wanted:
+            raise Misconfigured(Problem(what="no default set", hint='write [serve] default = ["NAME"] in models.toml'))
+        actions = dict.fromkeys(action for name in wanted for action in self.actions(f"build:{name}"))
+        return [self.plan.variants[action.partition(":")[2]] for action in actions]
+
+
+@cache
+def load(root: Path) -> Workspace:
+    """The workspace in the folder `root`. Raises Misconfigured when its models.toml is missing or wrong."""
+    try:
+        text = (root / "models.toml").read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "run doit in a folder with a models.toml; README.md has one of ten lines"
+        problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
+        raise Misconfigured(problem) from error
+    plan = plans.load(text, root)
+    artifacts = root / "artifacts"
+    return Workspace(root=root, plan=plan, executor=Executor(artifacts, Store(root / plan.spec.cache.dir)))
