@@ -6,6 +6,7 @@ They equal pyproject.toml's pins (tests/test_pins.py); the local runner refuses 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 __all__ = ["PINS", "pins"]
 
@@ -25,6 +26,7 @@ PINS: Mapping[str, str] = {
 }
 
 
+@cache
 def pins(*names: str) -> tuple[tuple[str, str], ...]:
     """The (package, version) pairs of `names`, for `Action.toolchain`."""
     return tuple((name, PINS[name]) for name in names)

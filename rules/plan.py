@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rules import backend, check, source, spec, steps
 from rules.action import Action
@@ -47,41 +48,54 @@ def load(text: str, root: Path) -> Plan:
 def make(parsed: Spec, root: Path) -> Plan:
     """The plan of a spec without problems."""
     actions: dict[str, Action] = {}
-    names: dict[str, dict[str, list[str]]] = {stage: {} for stage in STAGES}
+    names: dict[str, dict[str, dict[str, None]]] = {stage: {} for stage in STAGES}
     variants = expand(parsed)
+    entries = {name: _Entry(parsed, name, root) for name in parsed.models}
     for variant in variants:
-        for stage, made in _of_variant(parsed, variant, root).items():
+        for stage, made in entries[variant.model].stages(variant):
             actions.update((action.name, action) for action in made)
-            for name in _names(stage, variant):
-                names[stage].setdefault(name, []).append(made[-1].name)
+            for name in (variant.model,) if stage == "source" else (*variant.prefixes(), variant.name):
+                names[stage].setdefault(name, {})[made[-1].name] = None
     return Plan(
         spec=parsed,
         variants={variant.name: variant for variant in variants},
         actions=actions,
-        names={stage: {name: tuple(dict.fromkeys(of)) for name, of in by.items()} for stage, by in names.items()},
+        names={stage: {name: tuple(members) for name, members in by.items()} for stage, by in names.items()},
     )
 
 
-def _of_variant(parsed: Spec, variant: Variant, root: Path) -> dict[str, tuple[Action, ...]]:
-    family = backend.find(parsed.toolchains[variant.toolchain].backend)
-    options = family.Options.model_validate({"build": variant.entry.build, "serving": variant.entry.serving})
-    build, serving = options.build, options.serving  # type: ignore[attr-defined]
-    where = source.parse(variant.entry.source)
-    assert not isinstance(where, Problem), "BUG: the check let a bad source pass"
-    checkpoint = family.checkpoint(variant.model, variant.point, variant.precision, build)
-    engine = family.engine(variant, checkpoint[-1].name, build)
-    overlays, values = family.serving(variant, serving)
-    return {
-        "source": (steps.source(variant.model, where, root),),
-        "checkpoint": checkpoint,
-        "engine": (engine,),
-        "build": (steps.repository(variant.name, variant.model, engine.name, overlays, values),),
-        "smoke": (steps.smoke(variant.name, variant.model),),
-    }
+class _Entry:
+    """The actions of one model's variants; what variants share is made once."""
 
+    def __init__(self, parsed: Spec, model: str, root: Path) -> None:
+        self._parsed = parsed
+        self._entry = parsed.models[model]
+        where = source.parse(self._entry.source)
+        assert not isinstance(where, Problem), "BUG: the check let a bad source pass"
+        self._source = (steps.source(model, where, root),)
+        self._families = {name: self._family(name) for name in self._entry.toolchains()}
+        self._checkpoints: dict[str, tuple[Action, ...]] = {}
 
-def _names(stage: str, variant: Variant) -> tuple[str, ...]:
-    return (variant.model,) if stage == "source" else (*variant.prefixes(), variant.name)
+    def stages(self, variant: Variant) -> Iterator[tuple[str, tuple[Action, ...]]]:
+        """(stage, the actions that make it, the last of them being the stage's own) in build order."""
+        family, build, serving = self._families[variant.toolchain]
+        checkpoint = self._checkpoints.get(variant.point)
+        if checkpoint is None:
+            checkpoint = family.checkpoint(variant.model, variant.point, variant.precision, build)
+            self._checkpoints[variant.point] = checkpoint
+        engine = family.engine(variant, checkpoint[-1].name, build)
+        overlays, values = family.serving(variant, serving)
+        yield "source", self._source
+        yield "checkpoint", checkpoint
+        yield "engine", (engine,)
+        yield "build", (steps.repository(variant.name, variant.model, engine.name, overlays, values),)
+        yield "smoke", (steps.smoke(variant.name, variant.model),)
+
+    def _family(self, toolchain: str) -> tuple[backend.Backend, Any, Any]:
+        family = backend.find(self._parsed.toolchains[toolchain].backend)
+        tables = {"build": self._entry.build, "serving": self._entry.serving}
+        options: Any = family.Options.model_validate(tables)
+        return family, options.build, options.serving
 
 
 def _once(problems: Iterable[Problem]) -> list[Problem]:

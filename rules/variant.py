@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from rules.errors import Problem
 from rules.spec import Model, Parallelism, Shape, Spec
@@ -29,7 +30,7 @@ class Variant:
     shape: Shape
     words: tuple[str, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The whole name."""
         return "_".join(self.words)

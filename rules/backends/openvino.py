@@ -6,7 +6,7 @@ No GPU and no container, so the whole path runs on a laptop and in CI.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,8 @@ __all__ = ["Options", "checkpoint", "device", "engine", "precisions", "serving"]
 precisions = ("fp32", "fp16", "int8_wo", "int4_wo")
 device: Literal["cpu", "gpu"] = "cpu"
 
+_Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Amount = Annotated[int, Field(ge=0, lt=1 << 31)]
 _IR = ("openvino_model.xml", "openvino_model.bin")
 
 
@@ -30,12 +32,31 @@ class _Strict(BaseModel):
 class Build(_Strict):
     """What changes weights or engine."""
 
-    group_size: int = Field(default=64, ge=1, description="columns that share one int4 scale; must divide them")
-    max_num_tokens: int = Field(default=0, ge=0, description="tokens in one step; 0 is batch x isl, 2048 at most")
+    group_size: _Count = Field(default=64, description="columns that share one int4 scale; must divide them")
+    max_num_tokens: _Count | None = Field(default=None, description="tokens in a step; default batch x isl up to 2048")
 
 
 class Serving(_Strict):
-    """What Triton and the scheduler are told, under TensorRT-LLM's placeholder names where it has one."""
+    """What Triton and the scheduler are told, under the names of TensorRT-LLM's template placeholders.
+
+    The batch is not here: it is the shape's. `streaming` is upstream's decoupled_mode, once for all five models.
+    """
+
+    streaming: bool = Field(default=True, description="requests may ask for a stream")
+    exclude_input_in_output: bool = Field(default=True, description="leave the prompt out; a request may differ")
+    enable_kv_cache_reuse: bool = Field(default=True, description="keep the KV cache of common prefixes")
+    enable_chunked_context: bool = Field(default=True, description="prefill long prompts in pieces of max_num_tokens")
+    max_tokens_in_paged_kv_cache: _Count | None = Field(default=None, description="default batch x (isl + osl)")
+    max_beam_width: _Count = Field(default=1, description="the largest beam_width that a request may ask for")
+    max_queue_delay_microseconds: _Amount = Field(default=0, description="how long a batch waits to fill")
+    max_queue_size: _Amount = Field(default=0, description="requests that may wait; 0 is no limit")
+    cancellation_check_period_ms: _Count = Field(default=100, description="how often cancelled requests are looked for")
+    preprocessing_instance_count: _Count = Field(default=1, description="processes that tokenise")
+    postprocessing_instance_count: _Count = Field(default=1, description="processes that detokenise")
+    bls_instance_count: _Count = Field(default=1, description="processes of tensorrt_llm_bls, a batch each")
+    accumulate_tokens: bool = Field(default=False, description="BLS streams carry the whole text so far")
+    add_special_tokens: bool = Field(default=True, description="tokenise with BOS and the like")
+    skip_special_tokens: bool = Field(default=True, description="leave special tokens out of the text")
 
 
 class Options(_Strict):
@@ -77,7 +98,7 @@ def engine(variant: Variant, made_from: str, build: Build) -> Action:
         "max_batch_size": shape.batch,
         "max_input_len": shape.isl,
         "max_output_len": shape.osl,
-        "max_num_tokens": build.max_num_tokens or min(shape.batch * shape.isl, 2048),
+        "max_num_tokens": build.max_num_tokens or max(shape.isl, min(shape.batch * shape.isl, 2048)),
     }
     return steps.action(
         f"engine:{variant.name}",
@@ -92,5 +113,6 @@ def engine(variant: Variant, made_from: str, build: Build) -> Action:
 def serving(variant: Variant, options: Serving) -> tuple[tuple[str, ...], Mapping[str, object]]:
     """The template folders over the shared ones, and the value of each placeholder."""
     values: dict[str, object] = dict(options)
-    values |= {"triton_max_batch_size": variant.shape.batch, "triton_backend": "python"}
-    return ("openvino",), values
+    values["decoupled_mode"] = values.pop("streaming")
+    values["triton_max_batch_size"] = variant.shape.batch
+    return ("openvino",), {name: "" if value is None else value for name, value in values.items()}
