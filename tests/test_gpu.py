@@ -1,0 +1,105 @@
+"""Leases of GPUs: all or none, across processes, and freed by a killed one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rules.errors import StepFailed
+from rules.gpu import Gpus
+
+FOUR = ("0", "1", "2", "3")
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rules.gpu import Gpus
+with Gpus(("0", "1", "2", "3"), Path(sys.argv[1])).lease(int(sys.argv[2]), print) as lease:
+    print("held", *lease.devices, flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(locks: Path, count: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(locks), str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("held")
+    return process
+
+
+def free(gpus: Gpus) -> int:
+    for count in (4, 3, 2, 1):
+        held = gpus._try(count)
+        for file in held.values():
+            file.close()
+        if held:
+            return count
+    return 0
+
+
+def test_more_than_the_machine_has_fails_at_once_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match=r"not enough GPUs[\s\S]*asked for +8[\s\S]*0, 1, 2, 3"):
+        Gpus(FOUR, tmp_path).lease(8, print).__enter__()
+
+
+def test_an_action_without_gpus_leases_none_and_waits_for_nobody(tmp_path: Path) -> None:
+    with Gpus((), tmp_path).lease(0, print) as lease:
+        assert lease.devices == ()
+
+
+def test_two_leases_never_share_a_gpu(tmp_path: Path) -> None:
+    gpus = Gpus(FOUR, tmp_path)
+    with gpus.lease(2, print) as one, gpus.lease(2, print) as two:
+        assert sorted(one.devices + two.devices) == list(FOUR)
+
+
+def test_a_killed_process_frees_its_gpus(tmp_path: Path) -> None:
+    process = hold(tmp_path, 4)
+    told: list[str] = []
+    killer = threading.Timer(0.5, process.kill)
+    killer.start()
+    with Gpus(FOUR, tmp_path).lease(4, told.append) as lease:
+        assert lease.devices == FOUR
+    assert told == ["waiting for 4 of 4 GPUs"]
+    process.communicate()
+
+
+def test_the_lease_outlives_us_while_the_command_that_inherited_it_runs(tmp_path: Path) -> None:
+    gpus = Gpus(FOUR, tmp_path)
+    with gpus.lease(4, print) as lease:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=lease.descriptors)
+    assert free(gpus) == 0
+    child.communicate(b"\n")
+    assert free(gpus) == 4
+
+
+def test_a_request_that_waits_for_all_is_not_starved_by_requests_for_one(tmp_path: Path) -> None:
+    gpus = Gpus(FOUR, tmp_path)
+    first = gpus.lease(1, print)
+    first.__enter__()
+    order: list[str] = []
+
+    def want(count: int, name: str) -> None:
+        with gpus.lease(count, lambda _: None):
+            order.append(name)
+            time.sleep(0.1)
+
+    big = threading.Thread(target=want, args=(4, "all"))
+    big.start()
+    time.sleep(0.3)
+    small = threading.Thread(target=want, args=(1, "one"))
+    small.start()
+    time.sleep(0.3)
+    first.__exit__(None, None, None)
+    big.join(10)
+    small.join(10)
+    assert order == ["all", "one"]
