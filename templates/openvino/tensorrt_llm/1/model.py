@@ -1,0 +1,65 @@
+"""The engine model of the embedded lane: TensorRT-LLM's tensor contract over OpenVINO GenAI."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import triton_python_backend_utils as pb
+from answer import Answer
+from arguments import jobs
+from batcher import Batcher
+from engine import Engine
+from job import Channel
+from metrics import Metrics
+from pieces import Pieces
+from reply import failure
+from settings import load_settings
+from tokenizing import Tokenizer, directory
+
+FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class TritonPythonModel:
+    """Queues requests; the batcher answers them from its own thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load engine and tokenizer; whatever is wrong with them fails the model's load."""
+        config = json.loads(args["model_config"])
+        folder = directory(args, config, "gpt_model_path")
+        tokenizer = directory(args, config, "tokenizer_dir")
+        self._settings = load_settings(folder, config)
+        self._pieces = Pieces(tokenizer, Tokenizer(tokenizer))
+        metrics = Metrics(args["model_name"], args["model_version"])
+        self._batcher = Batcher(Engine(folder, self._settings), self._settings, metrics, pb.TritonError.CANCELLED)
+        self._batcher.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Answers come through each request's sender, in either transaction policy."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except (ValueError, TypeError) as mistake:
+                sender.send(failure(str(mistake)), flags=FINAL)
+
+    def _accept(self, request: Any, sender: Any) -> None:
+        """Queue the jobs of one request; raise ValueError, before anything is queued, for what cannot be done."""
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if "stop" in tensors and tensors["stop"].any():
+            self._batcher.cancel(request.request_id())
+            sender.send(flags=FINAL)
+            return
+        todo = jobs(tensors, self._settings)
+        channel = Channel(
+            send=sender.send,
+            is_cancelled=sender.is_cancelled,
+            request_id=request.request_id(),
+            final_flag=FINAL,
+            open_jobs=len(todo),
+        )
+        self._batcher.submit([Answer(job, channel, self._pieces) for job in todo])
+
+    def finalize(self) -> None:
+        """Answer what is in flight and end the threads."""
+        self._batcher.stop()
