@@ -8,6 +8,7 @@ Receipt    what came out: (path, digest, size, executable) of each file, sorted,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -18,6 +19,7 @@ from rules import digest
 __all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Receipt", "key", "manifest"]
 
 MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +96,20 @@ class Receipt:
 
     def text(self) -> str:
         """The receipt file: one JSON list a line, so that equal outputs are equal bytes and a diff is readable."""
-        rows = [json.dumps([e.path, e.digest, e.size, e.executable], ensure_ascii=False) for e in self.entries]
+        rows = [json.dumps([e.path, e.digest, e.size, e.executable]) for e in self.entries]
         return '{"version": 1, "files": [\n' + ",\n".join(rows) + "\n]}\n"
 
     @staticmethod
     def parse(text: str) -> Receipt:
         """Reads `text()` back. Raises ValueError when `text` is anything else."""
         data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != 1:
+        if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("files"), list):
             raise ValueError("not a version 1 receipt")
-        return Receipt(tuple(Entry(*row) for row in data["files"]))
+        entries = tuple(_entry(row) for row in data["files"])
+        paths = [entry.path for entry in entries]
+        if paths != sorted(set(paths)):
+            raise ValueError("its paths are not sorted, or one is there twice")
+        return Receipt(entries)
 
     def only(self, patterns: tuple[str, ...]) -> Receipt:
         """The part of it that matches one of `patterns`; all of it when there are none."""
@@ -125,14 +131,14 @@ def manifest(action: Action, digests: Mapping[str, str]) -> str:
 
     Raises KeyError when the digest of an input is not known yet.
     """
-    lines = [f"manifest {MANIFEST_VERSION}", f"stage {action.stage}"]
+    lines = [f"manifest {MANIFEST_VERSION}", f"stage {_one_line(action.stage)}"]
     lines += [f"arg {_one_line(arg)}" for arg in action.argv]
-    lines += [f"env {name}={_one_line(value)}" for name, value in sorted(action.env)]
-    lines += [f"toolchain {name} {version}" for name, version in sorted(action.toolchain)]
-    lines += [f"platform {action.platform}"]
-    for name, source in sorted(action.inputs):
+    lines += [f"env {_one_line(name)}={_one_line(value)}" for name, value in sorted(action.env)]
+    lines += [f"toolchain {_word(name)} {_one_line(version)}" for name, version in sorted(action.toolchain)]
+    lines += [f"platform {_one_line(action.platform)}"]
+    for name, source in sorted(action.inputs, key=lambda pair: pair[0]):
         lines += _input_lines(name, source, digests)
-    lines += [f"output {pattern}" for pattern in sorted(action.outputs)]
+    lines += [f"output {_one_line(pattern)}" for pattern in sorted(action.outputs)]
     return "\n".join(lines) + "\n"
 
 
@@ -143,13 +149,25 @@ def key(text: str) -> str:
 
 def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[str]:
     if isinstance(source, Files):
-        return [
-            " ".join(("input", name, *filter(None, (_one_line(path),)), content)) for path, content in source.members
-        ]
-    patterns = f" ({' '.join(source.only)})" if isinstance(source, Output) and source.only else ""
-    return [f"input {name}{patterns} {digests[name]}"]
+        return [" ".join(("input", _word(name), *filter(None, (_word(path),)), of)) for path, of in source.members]
+    seen = " ".join(_word(pattern) for pattern in source.only) if isinstance(source, Output) else ""
+    return [" ".join(("input", _word(name), *filter(None, (seen and f"({seen})",)), digests[name]))]
 
 
 def _one_line(text: str) -> str:
     """Newlines and backslashes escaped: two different arguments never give one text."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _word(text: str) -> str:
+    """Spaces escaped too, for what is not the last of its line."""
+    return _one_line(text).replace(" ", "\\ ")
+
+
+def _entry(row: object) -> Entry:
+    match row:
+        case [str(path), str(content), int(size), bool(executable)]:
+            below = not {"", ".", ".."} & {*path.split("/")}  # a receipt from elsewhere must not write outside
+            if below and _DIGEST.fullmatch(content) and size >= 0:
+                return Entry(path, content, size, executable)
+    raise ValueError(f"not an entry of a receipt: {row!r}")
