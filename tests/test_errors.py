@@ -1,0 +1,43 @@
+"""Every error has one shape: what, the facts in a column, a hint."""
+
+from __future__ import annotations
+
+import pytest
+
+from rules.errors import BuildError, Misconfigured, Problem, StepFailed, nearest
+
+
+def test_a_problem_reads_as_what_then_aligned_facts_then_a_hint() -> None:
+    problem = Problem(what="no space", facts=(("need", "9 GiB"), ("have", "1 GiB"), ("on", "/data")), hint="free some")
+    assert str(problem) == "no space\n    need  9 GiB\n    have  1 GiB\n    on    /data\n    hint: free some"
+
+
+def test_a_problem_without_facts_or_hint_is_one_line() -> None:
+    assert str(Problem(what="no space")) == "no space"
+
+
+def test_an_error_shows_every_problem_it_carries() -> None:
+    error = Misconfigured([Problem(what="one"), Problem(what="two")])
+    assert str(error) == "one\ntwo"
+    assert [problem.what for problem in error.problems] == ["one", "two"]
+
+
+def test_an_error_may_be_made_of_one_problem() -> None:
+    assert StepFailed(Problem(what="one")).problems == (Problem(what="one"),)
+
+
+@pytest.mark.parametrize("kind", [Misconfigured, StepFailed])
+def test_what_the_user_can_mend_is_a_build_error(kind: type[BuildError]) -> None:
+    assert issubclass(kind, BuildError)
+
+
+def test_nearest_names_the_close_word() -> None:
+    assert nearest("int8wo", ("fp32", "int8_wo")) == "did you mean 'int8_wo'?"
+
+
+def test_nearest_lists_the_words_when_none_is_close() -> None:
+    assert nearest("zzz", ("fp32", "int8_wo")) == "one of: fp32, int8_wo"
+
+
+def test_nearest_of_no_words_is_no_hint() -> None:
+    assert nearest("zzz", ()) == ""

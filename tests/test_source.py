@@ -1,0 +1,102 @@
+"""Sources: what can be written, and what a config.json says."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rules.errors import Problem
+from rules.source import TINY, Dims, Source, dims, parse
+
+FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_every_tiny_model_is_a_source(name: str) -> None:
+    assert parse(f"tiny:{name}") == Source(scheme="tiny", where=name)
+
+
+def test_a_path_may_hold_colons_and_spaces() -> None:
+    assert parse("file:/my models/a:b") == Source(scheme="file", where="/my models/a:b")
+
+
+@pytest.mark.parametrize("text", ["", "qwen2", "tiny", "tiny:", "hub:x", ":x", "File:x"])
+def test_anything_else_is_a_problem_with_a_hint(text: str) -> None:
+    found = parse(text)
+    assert isinstance(found, Problem)
+    assert found.what == f"{text!r} is not a source"
+    assert found.hint == "write tiny:... or file:..."
+
+
+def test_an_unknown_tiny_model_names_the_nearest() -> None:
+    found = parse("tiny:qwen")
+    assert isinstance(found, Problem)
+    assert found.hint == "did you mean 'qwen2'?"
+
+
+def _config(folder: Path, **fields: object) -> Source:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(fields))
+    return Source(scheme="file", where=folder.name)
+
+
+def test_dimensions_come_from_llama_like_names(tmp_path: Path) -> None:
+    where = _config(
+        tmp_path / "c",
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        num_hidden_layers=80,
+        max_position_embeddings=32768,
+    )
+    assert dims(where, tmp_path) == Dims(heads=64, kv_heads=8, layers=80, max_positions=32768)
+
+
+def test_dimensions_come_from_gpt2_names(tmp_path: Path) -> None:
+    where = _config(tmp_path / "c", n_head=12, n_layer=6, n_positions=1024)
+    assert dims(where, tmp_path) == Dims(heads=12, kv_heads=12, layers=6, max_positions=1024)
+
+
+def test_dimensions_come_from_the_text_part_of_a_multimodal_model(tmp_path: Path) -> None:
+    where = _config(tmp_path / "c", text_config={"num_attention_heads": 16, "num_hidden_layers": 2})
+    assert dims(where, tmp_path) == Dims(heads=16, kv_heads=16, layers=2, max_positions=0)
+
+
+def test_what_the_config_does_not_say_is_zero(tmp_path: Path) -> None:
+    assert dims(_config(tmp_path / "c"), tmp_path) == Dims(heads=0, kv_heads=0, layers=0, max_positions=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe"])
+def test_an_unreadable_config_is_a_problem_not_a_traceback(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    found = dims(Source(scheme="file", where="."), tmp_path)
+    assert isinstance(found, Problem)
+    assert "cannot be read" in found.what
+    assert "config.json" in found.hint
+
+
+def test_a_missing_config_is_a_problem_that_says_what_a_checkpoint_is(tmp_path: Path) -> None:
+    found = dims(Source(scheme="file", where="nowhere"), tmp_path)
+    assert isinstance(found, Problem)
+    assert found.what == f"{tmp_path}/nowhere/config.json does not exist"
+    assert "*.safetensors" in found.hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", sorted(TINY))
+def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architecture: str) -> None:
+    """rules/tools may not import rules, so the numbers stand twice."""
+    tool = runpy.run_path(str(project / "rules" / "tools" / "tiny.py"))
+    tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    made = tool["configuration"](architecture, tokenizer)
+    config: dict[str, Any] = {name: getattr(made, name, None) for name in FIELDS}
+    assert TINY[architecture] == Dims(
+        heads=config["num_attention_heads"],
+        kv_heads=config["num_key_value_heads"] or config["num_attention_heads"],
+        layers=config["num_hidden_layers"],
+        max_positions=config["max_position_embeddings"],
+    )
