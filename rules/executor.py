@@ -34,6 +34,8 @@ from rules.store import Store
 __all__ = ["Executor", "Record", "Unknown", "changes"]
 
 _TAIL_LINES = 15
+_HINT = "the log has everything it printed"
+_HINTS = {"failed with signal 9": "killed from outside: out of host memory?"}
 
 
 class Unknown(Exception):
@@ -154,9 +156,16 @@ class Executor:
             scratch=scratch,
             timeout_s=action.timeout_s,
         )
-        code = local.run(command, line)
-        if code:
-            raise StepFailed(_failure(action.name, code, tail, log))
+        try:
+            code = local.run(command, line)
+        except TimeoutError:
+            ended = f"had no end after {action.timeout_s:g} s"
+        else:
+            if not code:
+                return
+            ended = f"failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+        facts = (("log", str(log)), *(("", said) for said in tail))
+        raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
 
     def _present(self, source: actions.Input, view: Path) -> Path:
         """The place of an input: as it lies there, or a folder of only the files that the action may see."""
@@ -247,7 +256,7 @@ class Executor:
 
 def changes(before: str, after: str) -> list[str]:
     """The lines that differ between two manifests: `- old` and `+ new`, in the manifest's order."""
-    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    lines = difflib.ndiff(before.split("\n"), after.split("\n"))  # splitlines would split at U+2028 too
     return [line for line in lines if line.startswith(("- ", "+ "))]
 
 
@@ -261,10 +270,3 @@ def _require(action: Action, out: Path) -> None:
     if missing:
         facts = (("missing", ", ".join(missing)), ("found", ", ".join(sorted(tree.names(out))) or "nothing"))
         raise StepFailed(Problem(what=f"{action.name} did not make its outputs", facts=facts))
-
-
-def _failure(name: str, code: int, tail: deque[str], log: Path) -> Problem:
-    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-    facts = (("log", str(log)), *(("", line) for line in tail))
-    hint = "killed from outside: out of host memory?" if code == -9 else "the log has everything it printed"
-    return Problem(what=f"{name} failed with {ended}", facts=facts, hint=hint)

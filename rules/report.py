@@ -138,12 +138,14 @@ class Reporter(ConsoleReporter):
             self.write("\n" + values["summary"].rstrip() + "\n\n")
 
     def _write_failure(self, result: dict[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
-        fail = result["exception"]
-        if not _is_action(result["task"]):
+        fail, task = result["exception"], result["task"]
+        if type(fail).__name__ == "UnmetDependency" and (_is_action(task) or not task.actions):
+            if task.actions:  # a group has nothing to add to what its members said
+                self.write(f"{task.name}  not tried: an action that it needs failed\n")
+        elif not _is_action(task):
             super()._write_failure(result, write_exception)
-        elif type(fail).__name__ == "UnmetDependency":
-            self.write(f"{result['task'].name}  not tried: an action that it needs failed\n")
         else:
+            self._count("failed")
             self.write(f"\nERROR: {fail.get_msg().rstrip()}\n\n")
 
     def complete_run(self) -> None:
@@ -151,12 +153,15 @@ class Reporter(ConsoleReporter):
         others = [result for result in self.failures if not _is_action(result["task"])]
         self.failures: list[dict[str, Any]] = others  # ours have been told in full already
         super().complete_run()
-        fresh, made, local_hits = (self._counts.get(how, 0) for how in ("fresh", "ran", "local"))
-        if made or local_hits:
-            seconds = time.monotonic() - self._started
-            self.write(f"{made} made, {local_hits} from the store, {fresh} up to date, {seconds:.0f} s\n")
-        elif fresh:
-            self.write(f"everything is up to date ({fresh} actions)\n")
+        counts = {how: self._counts.get(how, 0) for how in ("failed", "ran", "local", "fresh")}
+        ended = ("ended early",) if local.ending() else ()
+        if counts["fresh"] == sum(counts.values()) and not ended:
+            if counts["fresh"]:
+                self.write(f"everything is up to date ({counts['fresh']} actions)\n")
+            return
+        words = {"failed": "failed", "ran": "made", "local": "from the store", "fresh": "up to date"}
+        parts = (f"{counts[how]} {word}" for how, word in words.items() if counts[how] or how != "failed")
+        self.write(", ".join((*ended, *parts, f"{time.monotonic() - self._started:.0f} s")) + "\n")
 
     def _count(self, how: str) -> None:
         self._counts[how] = self._counts.get(how, 0) + 1

@@ -51,7 +51,7 @@ def load(root: Path) -> Workspace:
     """The workspace in the folder `root`. Raises Misconfigured when its models.toml is missing or wrong."""
     try:
         text = (root / "models.toml").read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         hint = "run doit in a folder with a models.toml; README.md has one of ten lines"
         problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
         raise Misconfigured(problem) from error

@@ -17,11 +17,12 @@ from types import FrameType
 
 from rules.errors import Problem, StepFailed
 
-__all__ = ["Command", "end_all", "end_on_signals", "mismatches", "python", "run"]
+__all__ = ["Command", "end_all", "end_on_signals", "ending", "mismatches", "python", "run"]
 
 _TERM_SECONDS = 10.0
 _running: set[subprocess.Popen[str]] = set()
-_lock = threading.Lock()
+_lock = threading.RLock()  # the signal handler may interrupt the thread that holds it
+_ending = threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,12 @@ def mismatches(toolchain: Sequence[tuple[str, str]]) -> list[Problem]:
 def run(command: Command, heard: Callable[[str], None]) -> int:
     """Runs to the end and returns the exit code (negative: the signal). `heard` gets each line of output at once.
 
-    Raises StepFailed when the time is over, after ending the whole process group.
+    Raises TimeoutError when the time is over, after ending the whole process group.
     """
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("w", encoding="utf-8", errors="replace") as log:
         process = _start(command)
-        deadline = _Deadline(process, command.timeout_s)
+        watch = _Watch(process, command.timeout_s)
         try:
             for line in process.stdout or ():
                 log.write(line)
@@ -70,64 +71,72 @@ def run(command: Command, heard: Callable[[str], None]) -> int:
                 heard(line.rstrip("\n"))
             code = process.wait()
         finally:
-            deadline.cancel()
             _end(process)
-    if deadline.passed:
-        raise StepFailed(Problem(what=f"no end after {command.timeout_s:.0f} s", facts=(("log", str(command.log)),)))
+    watch.join()
+    if watch.late:
+        raise TimeoutError
     return code
 
 
-def end_all() -> None:
-    """Ends every command that runs: for the signal handler of the whole program."""
+def end_all(grace_s: float = _TERM_SECONDS) -> None:
+    """Ends every command that runs and starts no other: for the signal handler of the whole program."""
+    _ending.set()
     with _lock:
         running = tuple(_running)
     for process in running:
-        _end(process)
+        _end(process, grace_s)
+
+
+def ending() -> bool:
+    """Whether a signal has ended what ran."""
+    return _ending.is_set()
 
 
 def end_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM end every command that runs, then this program, with 128 + the signal."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        end_all()
+        end_all(0.0 if ending() else _TERM_SECONDS)  # asked a second time: at once
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
 
 
-class _Deadline:
-    def __init__(self, process: subprocess.Popen[str], seconds: float | None) -> None:
-        self.passed = False
+class _Watch(threading.Thread):
+    """Ends the group once its leader has ended or its time is over: what it left running would hold the pipe open."""
+
+    def __init__(self, process: subprocess.Popen[str], timeout_s: float | None) -> None:
+        super().__init__(daemon=True)
+        self.late = False
         self._process = process
-        self._timer = threading.Timer(seconds, self._pass) if seconds else None
-        if self._timer:
-            self._timer.daemon = True
-            self._timer.start()
+        self._timeout_s = timeout_s
+        self.start()
 
-    def _pass(self) -> None:
-        self.passed = True
+    def run(self) -> None:
+        try:
+            self._process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:
+            self.late = True
         _end(self._process)
-
-    def cancel(self) -> None:
-        if self._timer:
-            self._timer.cancel()
 
 
 def _start(command: Command) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        command.argv,
-        env={**_base_env(command.scratch), **command.env},
-        cwd=command.scratch,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # one process group, so that ending it leaves no orphan
-    )
     with _lock:
+        if ending():
+            raise StepFailed(Problem(what="not started: the build was ended"))
+        process = subprocess.Popen(
+            command.argv,
+            env={**_base_env(command.scratch), **command.env},
+            cwd=command.scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # one process group, so that ending it leaves no orphan
+        )
         _running.add(process)
     return process
 
@@ -145,17 +154,20 @@ def _base_env(scratch: Path) -> dict[str, str]:
     }
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], grace_s: float = _TERM_SECONDS) -> None:
     """Ends the process group: gently, then surely. What the leader left running ends too."""
-    with _lock:
-        _running.discard(process)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        until = time.monotonic() + _TERM_SECONDS
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            until = time.monotonic() + grace_s
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+    finally:  # also when a second signal interrupts the wait
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        with _lock:
+            _running.discard(process)
 
 
 def _installed(name: str) -> str | None:
