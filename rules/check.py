@@ -121,7 +121,7 @@ def parallelism_written(subject: Subject) -> Iterator[Problem]:
         try:
             Parallelism.parse(text)
         except ValueError as error:
-            yield Problem(what=f"{subject.path}.parallelism: {error}")
+            yield Problem(what=f"{subject.path}.parallelism: {error}", hint="tp and pp are counts from 1 up")
 
 
 def one_rank_on_a_cpu(subject: Subject) -> Iterator[Problem]:
@@ -163,7 +163,8 @@ def ranks_within_platform(subject: Subject) -> Iterator[Problem]:
     for parallelism in subject.parallelisms():
         if platform and parallelism.world_size > platform.gpus:
             what = f"{subject.path}.parallelism: {parallelism} needs {parallelism.world_size} GPUs"
-            yield Problem(what=what, facts=(("platform", f"{subject.entry.platform}: {platform.gpus} GPUs"),))
+            facts = (("platform", f"{subject.entry.platform}: {platform.gpus} GPUs"),)
+            yield Problem(what=what, facts=facts, hint=f"tp x pp may be up to {platform.gpus}")
 
 
 def lengths_within_positions(subject: Subject) -> Iterator[Problem]:

@@ -42,7 +42,11 @@ def load(text: str, root: Path) -> Plan:
     problems += check.problems(parsed, root)
     if problems:
         raise Misconfigured(_once(problems))
-    return make(parsed, root)
+    plan = make(parsed, root)
+    clashes = _clashes(plan)
+    if clashes:
+        raise Misconfigured(clashes)
+    return plan
 
 
 def make(parsed: Spec, root: Path) -> Plan:
@@ -96,6 +100,17 @@ class _Entry:
         tables = {"build": self._entry.build, "serving": self._entry.serving}
         options: Any = family.Options.model_validate(tables)
         return family, options.build, options.serving
+
+
+def _clashes(plan: Plan) -> list[Problem]:
+    """Groups with the name of an action that is not all of them, as of a model `m_fp32` beside a model `m`."""
+    hint = "rename a model"
+    return [
+        Problem(what=f"{stage}:{name} would be two things", facts=(("group of", ", ".join(members)),), hint=hint)
+        for stage, by_name in plan.names.items()
+        for name, members in by_name.items()
+        if f"{stage}:{name}" in plan.actions and members != (f"{stage}:{name}",)
+    ]
 
 
 def _once(problems: Iterable[Problem]) -> list[Problem]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from rules.errors import Problem, nearest
@@ -34,6 +34,25 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]")
 _PARALLELISM = re.compile(r"(?:tp(?P<tp>[1-9][0-9]*))?(?:pp(?P<pp>[1-9][0-9]*))?")
 
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
+Names = Annotated[list[str], Field(min_length=1)]
+NameOrNames = Annotated[
+    Names,
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | Names),
+]
+# What pydantic finds, in the words of a TOML file: what is wrong, and how it is written. {ge} and {le} are the bounds.
+_WORDING: Mapping[str, tuple[str, str]] = {
+    "model_type": ("must be a table", "write a [table] of its own or {{ key = value }}"),
+    "dict_type": ("must be a table", "write a [table] of its own or {{ key = value }}"),
+    "list_type": ("must be a list", "write it in [ ]"),
+    "tuple_type": ("must be a list", "write it in [ ]"),
+    "string_type": ("must be a string", "write it in quotes"),
+    "int_type": ("must be a whole number", "write it without quotes and point"),
+    "bool_type": ("must be true or false", "write it without quotes"),
+    "too_short": ("is empty", "name at least one"),
+    "greater_than_equal": ("must be at least {ge}", "raise it"),
+    "less_than_equal": ("must be at most {le}", "lower it"),
+    "missing": ("is missing", "this key has no default"),
+}
 
 
 class _Strict(BaseModel):
@@ -78,17 +97,17 @@ class Model(_Strict):
     """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's."""
 
     source: str
-    toolchain: str | Annotated[list[str], Field(min_length=1)]
+    toolchain: NameOrNames
     platform: str | None = None
-    precisions: Annotated[list[str], Field(min_length=1)]
-    parallelism: Annotated[list[str], Field(min_length=1)] = ["tp1"]
+    precisions: Names
+    parallelism: Names = ["tp1"]
     shapes: Annotated[list[Shape], Field(min_length=1)]
     build: dict[str, Any] = {}
     serving: dict[str, Any] = {}
 
     def toolchains(self) -> list[str]:
         """The toolchains' names, one or several."""
-        return [self.toolchain] if isinstance(self.toolchain, str) else self.toolchain
+        return self.toolchain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +208,11 @@ def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
         word = str(detail["loc"][-1])
         words = tuple(Shape.model_fields) if "shapes" in detail["loc"] else known
         return Problem(what=f"{where}: unknown key", hint=nearest(word, words))
-    if detail["type"] == "missing":
-        return Problem(what=f"{where}: is missing", hint="this key has no default")
-    got = repr(detail["input"])
-    return Problem(what=f"{where}: {_sentence(detail['msg'])}", facts=(("got", got[:80]),))
-
-
-def _sentence(message: str) -> str:
-    return message[:1].lower() + message[1:]
+    facts = () if detail["type"] == "missing" else (("got", repr(detail["input"])[:80]),)
+    if detail["type"] not in _WORDING:
+        return Problem(what=f"{where}: {detail['msg']}", facts=facts, hint="doit schema prints what may stand here")
+    what, hint = (text.format(**detail.get("ctx", {})) for text in _WORDING[detail["type"]])
+    return Problem(what=f"{where}: {what}", facts=facts, hint=hint)
 
 
 def _unknown_table(name: str) -> Problem:
