@@ -13,13 +13,20 @@ from reply import response
 class Answer:
     """What has been generated for a job and what of it has been sent. Used by the engine's thread only."""
 
-    def __init__(self, job: Job, channel: Channel, pieces: Pieces) -> None:
+    def __init__(self, job: Job, channel: Channel, pieces: Pieces, number: int | None = None) -> None:
+        """`number` tells the streams of ensembles apart."""
+        self.number = number if job.wanted.stream else None
         self.job = job
         self.channel = channel
         self._cutter = Cutter(pieces, StopWords(job.stop_words, pieces))
         self._cutting = job.wanted.stream or bool(job.stop_words)
         self._log_probs: list[float] = []
         self._sent = 0
+
+    @property
+    def sent(self) -> int:
+        """Ids sent."""
+        return self._sent
 
     @property
     def stopped(self) -> bool:
@@ -73,7 +80,8 @@ class Answer:
 
     def _piece(self, end: int) -> Any:
         start, self._sent = self._sent, end
-        return response(self.job, [self._cutter.ids[start:end]], [self._matching(end)], length=end)
+        ids, log_probs = self._cutter.ids[start:end], self._matching(end)
+        return response(self.job, [ids], [log_probs], start=start, stream=self.number)
 
     def _whole(self, beams: list[list[int]], log_probs: list[list[float]]) -> Any:
         prompt = self.job.prompt.tolist() if self.job.wanted.include_input else []

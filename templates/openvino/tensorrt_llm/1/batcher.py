@@ -53,13 +53,12 @@ class Batcher:
         self._stopping = False
         self._numbers = 0
         self._cache_seen = 0.0
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._run, self._watch)]
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
         self._report()
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def submit(self, answers: list[Answer]) -> None:
         """Queue the jobs of one request. Raises ValueError when the queue is full."""
@@ -77,6 +76,18 @@ class Batcher:
             for running in (*self._waiting, *self._batch):
                 running.cancelled |= running.answer.channel.request_id == request_id
 
+    def live(self) -> list[Running]:
+        """Jobs that have not ended and are not known to be cancelled; waits until there are some. Empty at the end."""
+        with self._wake:
+            while not (self._waiting or self._batch or self._stopping):
+                self._wake.wait()
+            return [] if self._stopping else [one for one in (*self._waiting, *self._batch) if not one.cancelled]
+
+    @property
+    def stopping(self) -> bool:
+        """True once `stop` was called."""
+        return self._stopping
+
     def stop(self) -> None:
         """End the threads; what is in flight is answered as cancelled."""
         with self._wake:
@@ -84,8 +95,7 @@ class Batcher:
             for running in (*self._waiting, *self._batch):
                 running.cancelled = True
             self._wake.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while self._admit():
@@ -185,17 +195,6 @@ class Batcher:
 
     def _cancelled_failure(self) -> Any:
         return failure("cancelled", self._cancelled_code)
-
-    def _watch(self) -> None:
-        """Ask Triton which clients have gone: only it knows, and asking takes a message each."""
-        while not self._stopping:
-            with self._wake:
-                while not (self._waiting or self._batch or self._stopping):
-                    self._wake.wait()
-                live = [running for running in (*self._waiting, *self._batch) if not running.cancelled]
-            for running in live:
-                running.cancelled |= running.answer.channel.is_cancelled()
-            time.sleep(self._settings.cancellation_check_s)
 
     def _report(self) -> None:
         """Show the numbers that changed; the cache's at most every CACHE_METRICS_S, and when all is quiet."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 from typing import Any
 
@@ -16,6 +18,7 @@ from pieces import Pieces
 from reply import failure
 from settings import load_settings
 from tokenizing import Tokenizer, directory
+from watching import Watch, streams_seen
 
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -33,6 +36,12 @@ class TritonPythonModel:
         metrics = Metrics(args["model_name"], args["model_version"])
         self._batcher = Batcher(Engine(folder, self._settings), self._settings, metrics, pb.TritonError.CANCELLED)
         self._batcher.start()
+        sibling = "postprocessing" + args["model_name"].removeprefix("tensorrt_llm")
+        self._watch = Watch(
+            self._batcher, functools.partial(streams_seen, sibling), self._settings.cancellation_check_s
+        )
+        self._watch.start()
+        self._numbers = itertools.count(1)
 
     def execute(self, requests: list[Any]) -> None:
         """Answers come through each request's sender, in either transaction policy."""
@@ -58,8 +67,16 @@ class TritonPythonModel:
             final_flag=FINAL,
             open_jobs=len(todo),
         )
-        self._batcher.submit([Answer(job, channel, self._pieces) for job in todo])
+        ensemble = called_by_ensemble(request.requested_output_names())
+        numbers = self._numbers if ensemble else itertools.repeat(None)
+        self._batcher.submit([Answer(job, channel, self._pieces, next(numbers)) for job in todo])
 
     def finalize(self) -> None:
         """Answer what is in flight and end the threads."""
         self._batcher.stop()
+        self._watch.join()
+
+
+def called_by_ensemble(outputs: set[str]) -> bool:
+    """An ensemble wants every output that it maps, which is all but one; a client wants few or all."""
+    return "total_draft_tokens" in outputs and "context_phase_params" not in outputs

@@ -9,22 +9,24 @@ import triton_python_backend_utils as pb
 from job import Job
 
 
-def response(job: Job, beams: list[list[int]], log_probs: list[list[float]], length: int | None = None) -> Any:
-    """A response of one or more beams; `log_probs` are those of all generated ids.
+def response(
+    job: Job, beams: list[list[int]], log_probs: list[list[float]], *, start: int = 0, stream: int | None = None
+) -> Any:
+    """A response of one or more beams; `log_probs` are those of all generated ids, of which `start` went before.
 
-    `length` is the number of ids since the beginning where a stream's response carries only the newest of them:
-    a sequence_length beyond the ids at hand tells postprocessing that they continue a text.
+    To an ensemble a `stream` is told apart: its sequence_length is [ids so far, number of the stream], from which
+    postprocessing knows that a text goes on, and later tells how much of the stream it has seen.
     """
     longest = max(map(len, beams))
-    lengths = [len(ids) if length is None else length for ids in beams]
+    lengths = [len(ids) for ids in beams] if stream is None else [start + len(beams[0]), stream]
     tensors = [
         pb.Tensor("output_ids", np.array([[padded(ids, longest, job.pad_id) for ids in beams]], np.int32)),
         pb.Tensor("sequence_length", np.array([lengths], np.int32)),
-        *counts(job, beams, length),
+        *counts(job, beams, start),
     ]
     if job.wanted.batch_index is not None:
         tensors.append(pb.Tensor("batch_index", np.array([[job.wanted.batch_index]], np.int32)))
-    return pb.InferenceResponse([*tensors, *probabilities(job, log_probs, 0 if length is None else length - longest)])
+    return pb.InferenceResponse([*tensors, *probabilities(job, log_probs, start)])
 
 
 def padded(items: list[Any], length: int, filler: Any) -> list[Any]:
@@ -32,17 +34,16 @@ def padded(items: list[Any], length: int, filler: Any) -> list[Any]:
     return items if len(items) == length else [*items, *[filler] * (length - len(items))]
 
 
-def counts(job: Job, beams: list[list[int]], length: int | None) -> list[Any]:
+def counts(job: Job, beams: list[list[int]], start: int) -> list[Any]:
     """num_input_tokens and num_output_tokens (all beams together; in a stream, so far)."""
-    tensors = []
     prompt = len(job.prompt)
+    echoed = prompt if job.wanted.include_input else 0
+    numbers = {}
     if job.wanted.num_input_tokens:
-        tensors.append(pb.Tensor("num_input_tokens", np.array([[prompt]], np.int32)))
+        numbers["num_input_tokens"] = prompt
     if job.wanted.num_output_tokens:
-        echoed = prompt if job.wanted.include_input else 0
-        total = sum(len(ids) - echoed for ids in beams) if length is None else length
-        tensors.append(pb.Tensor("num_output_tokens", np.array([[total]], np.int32)))
-    return tensors
+        numbers["num_output_tokens"] = start + sum(len(ids) - echoed for ids in beams)
+    return [pb.Tensor(name, np.array([[number]], np.int32)) for name, number in numbers.items()]
 
 
 def probabilities(job: Job, log_probs: list[list[float]], start: int) -> list[Any]:

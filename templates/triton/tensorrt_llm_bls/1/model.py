@@ -70,11 +70,12 @@ class TritonPythonModel:
 
     def _send(self, responses: Any, sender: Any) -> None:
         """Detokenise and pass on; a response without ids only closes."""
-        so_far: list[Any] = []
+        streams: dict[object, Stream] = {}
         for response in responses:
             tensors = checked(response)
             if "output_ids" in tensors:
-                answer = self._detokenised(accumulated(tensors, so_far) if self._accumulate else tensors)
+                stream = streams.setdefault(Stream.key(tensors), Stream(accumulate=self._accumulate))
+                answer = self._detokenised(stream.next(tensors))
                 sender.send(answer, flags=0 if self._decoupled else FINAL)
         if self._decoupled:
             sender.send(flags=FINAL)
@@ -114,10 +115,30 @@ def checked(response: Any) -> dict[str, Any]:
     return {tensor.name(): tensor for tensor in response.output_tensors()}
 
 
-def accumulated(tensors: dict[str, Any], so_far: list[Any]) -> dict[str, Any]:
-    """The same response with all ids since the beginning, which is then not a continuation. One beam only."""
-    so_far.append(tensors["output_ids"].as_numpy())
-    ids = np.concatenate(so_far, axis=-1)
-    lengths = np.full(ids.shape[:-1], ids.shape[-1], np.int32)
-    both = [pb.Tensor("output_ids", ids), pb.Tensor("sequence_length", lengths)]
-    return {**tensors, **{tensor.name(): tensor for tensor in both}}
+class Stream:
+    """The ids of one sequence so far, one beam: what tells a continuation from a beginning."""
+
+    def __init__(self, *, accumulate: bool) -> None:
+        self._accumulate = accumulate
+        self._ids: list[Any] = []
+        self._count = 0
+
+    @staticmethod
+    def key(tensors: dict[str, Any]) -> object:
+        """Which sequence of the request a response belongs to."""
+        return tuple(
+            int(tensors[name].as_numpy().item()) for name in ("batch_index", "sequence_index") if name in tensors
+        )
+
+    def next(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The response as postprocessing wants it: with all ids so far, or with a length that counts them."""
+        ids, lengths = tensors["output_ids"].as_numpy(), tensors["sequence_length"].as_numpy()
+        first = self._count == 0
+        self._count += ids.shape[-1]
+        if self._accumulate:
+            self._ids.append(ids)
+            ids = np.concatenate(self._ids, axis=-1)
+        if not first:
+            lengths = np.full(ids.shape[:-1], self._count, np.int32)
+        both = [pb.Tensor("output_ids", ids), pb.Tensor("sequence_length", lengths)]
+        return {**tensors, **{tensor.name(): tensor for tensor in both}}
