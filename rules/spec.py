@@ -51,6 +51,9 @@ _WORDING: Mapping[str, tuple[str, str]] = {
     "too_short": ("is empty", "name at least one"),
     "greater_than_equal": ("must be at least {ge}", "raise it"),
     "less_than_equal": ("must be at most {le}", "lower it"),
+    "less_than": ("must be less than {lt}", "lower it"),
+    "float_type": ("must be a number", "write it without quotes"),
+    "literal_error": ("must be {expected}", "write one of these"),
     "missing": ("is missing", "this key has no default"),
 }
 
@@ -82,9 +85,15 @@ class Platform(_Strict):
 
 
 class Cache(_Strict):
-    """Where the store lies; checkouts that name one `dir` share it."""
+    """Where results are kept.
+
+    Checkouts that name one `dir` share it. `remote` is a URL (s3, gs, az, file, http, https) without credentials, and
+    `trusted` are the ed25519 public keys, 64 hexadecimal digits, of which one must have signed what comes from there.
+    """
 
     dir: str = "artifacts/store"
+    remote: str | None = None
+    trusted: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = []
 
 
 class Serve(_Strict):

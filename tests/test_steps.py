@@ -1,0 +1,82 @@
+"""The actions every engine family shares, and that the tools' bytes are part of their keys."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from rules import digest, steps
+from rules.action import Action, Files, Local, Output
+from rules.source import Source
+
+TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/root"))
+FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/root"))
+BUILD = steps.repository("m_x", "m", "engine:m_x", ("openvino",), {"b": True, "a": 1})
+SMOKE = steps.smoke("m_x", "m")
+ALL = (TINY, FILE, BUILD, SMOKE)
+
+
+@pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
+def test_every_placeholder_of_a_command_is_an_input(action: Action) -> None:
+    used = {name for word in action.argv for name in re.findall(r"\{(\w+)\}", word)}
+    assert used == {"python", "out", *(name for name, _ in action.inputs)}
+
+
+@pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
+def test_a_tool_runs_isolated_and_its_bytes_are_keyed(action: Action) -> None:
+    assert action.argv[:3] == ("{python}", "-I", "{tool}")
+    tool = dict(action.inputs)["tool"]
+    assert isinstance(tool, Files)
+    assert tool.members == (("", digest.of_file(Path(tool.root))),)
+
+
+def test_a_file_source_is_taken_from_below_the_root() -> None:
+    assert dict(FILE.inputs)["checkpoint"] == Local(path="/root/ckpt")
+
+
+def test_an_absolute_file_source_is_taken_as_it_is() -> None:
+    action = steps.source("m", Source(scheme="file", where="/data/ckpt"), Path("/root"))
+    assert dict(action.inputs)["checkpoint"] == Local(path="/data/ckpt")
+
+
+def test_overlays_come_after_the_shared_templates() -> None:
+    folders = [word for word in BUILD.argv if word.startswith("--templates=")]
+    assert folders == ["--templates={templates_triton}", "--templates={templates_openvino}"]
+
+
+def test_values_are_sorted_and_written_as_in_a_config_pbtxt() -> None:
+    assert [word for word in BUILD.argv if word.startswith("--set=")] == ["--set=a=1", "--set=b=true"]
+
+
+def test_the_repository_sees_only_the_tokenizer_of_the_source() -> None:
+    assert dict(BUILD.inputs)["tokenizer"] == Output(action="source:m", only=steps.TOKENIZER)
+
+
+def test_templates_are_sorted_hold_no_caches_and_are_read_once() -> None:
+    files = steps.templates("triton")
+    assert list(files.members) == sorted(files.members)
+    assert files.members
+    assert not [path for path, _ in files.members if "__pycache__" in path]
+    assert steps.templates("triton") is files
+
+
+@pytest.mark.parametrize("tool", sorted(path.stem for path in (steps.HERE / "tools").glob("*.py")))
+def test_a_tool_is_its_own_complete_digest(tool: str) -> None:
+    """It imports nothing of ours: neither rules nor another tool."""
+    tree = ast.parse((steps.HERE / "tools" / f"{tool}.py").read_text())
+    siblings = {path.stem for path in (steps.HERE / "tools").glob("*.py")}
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in found} & {"rules", *siblings}
+
+
+@pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
+def test_a_tool_takes_the_arguments_it_is_given(action: Action) -> None:
+    tool = dict(action.inputs)["tool"]
+    assert isinstance(tool, Files)
+    offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
+    given = {word.partition("=")[0] for word in action.argv[3:]}
+    assert given <= offered
