@@ -17,14 +17,15 @@ WHAT: tuple[tuple[str, ...], ...] = (
     ("plan",),
 )
 HOW: tuple[tuple[str, ...], ...] = (
-    ("tree", "runners", "runners.local"),
-    ("store",),
+    ("tree", "lock", "gpu", "git", "sign", "remote", "runners", "runners.local"),
+    ("store", "artifacts", "workbench"),
+    ("cache",),
     ("executor",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
-    ("report",),
-    ("workspace",),
-    ("tasks", "commands", "commands.why", "commands.serve", "commands.stop", "commands.schema"),
+    ("workspace", "report"),
+    ("tasks",),
+    ("commands", "commands.why", "commands.serve", "commands.stop", "commands.schema"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -6,6 +6,7 @@ On a terminal a live line per running action (rich); elsewhere, as in CI, a line
 from __future__ import annotations
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from doit.reporter import ConsoleReporter
 
 from rules.runners import local
 
-__all__ = ["Progress", "Reporter", "progress"]
+__all__ = ["Progress", "Reporter", "progress", "wanted"]
 
 _QUIET_SECONDS = 4.0
+_VERBS = {"ran": "made", "local": "from the store", "remote": "from the team's cache"}
 
 
 @dataclass
@@ -98,6 +100,22 @@ class Progress:
 
 
 progress = Progress(sys.stdout)
+_selected: set[str] = set()
+
+
+def wanted(name: str) -> bool:
+    """Whether the user asked for the action of this name, or for a group with it, rather than for what needs it."""
+    return name in _selected
+
+
+def _select(tasks: dict[str, Any], names: list[str]) -> None:
+    pending = list(names)
+    while pending:
+        task = tasks[pending.pop()]
+        if _is_action(task):
+            _selected.add(task.meta["action"])
+        elif not task.actions:
+            pending += task.task_dep
 
 
 class Reporter(ConsoleReporter):
@@ -114,6 +132,7 @@ class Reporter(ConsoleReporter):
         """From now on a signal ends what runs."""
         super().initialize(tasks, selected_tasks)
         local.end_on_signals()
+        _select(tasks, selected_tasks)
 
     def execute_task(self, task: Any) -> None:
         """Says only what is not an action of ours: those have a live line."""
@@ -132,10 +151,10 @@ class Reporter(ConsoleReporter):
         values = task.values
         self._count(values["how"])
         if values["how"] != "fresh":
-            verb = {"ran": "made", "local": "from the store"}[values["how"]]
+            verb = _VERBS[values["how"]]
             self.write(f"{task.name}  {verb} in {values['seconds']:.1f} s\n")
         if values.get("summary"):
-            self.write("\n" + values["summary"].rstrip() + "\n\n")
+            self.write(textwrap.indent(values["summary"].rstrip(), "    ") + "\n")
 
     def _write_failure(self, result: dict[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
         fail, task = result["exception"], result["task"]
@@ -153,14 +172,22 @@ class Reporter(ConsoleReporter):
         others = [result for result in self.failures if not _is_action(result["task"])]
         self.failures: list[dict[str, Any]] = others  # ours have been told in full already
         super().complete_run()
-        counts = {how: self._counts.get(how, 0) for how in ("failed", "ran", "local", "fresh")}
+        counts = {how: self._counts.get(how, 0) for how in ("failed", "ran", "local", "remote", "fresh")}
         ended = ("ended early",) if local.ending() else ()
         if counts["fresh"] == sum(counts.values()) and not ended:
             if counts["fresh"]:
                 self.write(f"everything is up to date ({counts['fresh']} actions)\n")
             return
-        words = {"failed": "failed", "ran": "made", "local": "from the store", "fresh": "up to date"}
-        parts = (f"{counts[how]} {word}" for how, word in words.items() if counts[how] or how != "failed")
+        words = {
+            "failed": "failed",
+            "ran": "made",
+            "local": "from the store",
+            "remote": "from the team",
+            "fresh": "up to date",
+        }
+        parts = (
+            f"{counts[how]} {word}" for how, word in words.items() if counts[how] or how not in ("failed", "remote")
+        )
         self.write(", ".join((*ended, *parts, f"{time.monotonic() - self._started:.0f} s")) + "\n")
 
     def _count(self, how: str) -> None:

@@ -1,7 +1,9 @@
 """The content-addressed store: blobs by digest, and what each key made.
 
-    blobs/ab/cdef...      one file's content, read-only, sealed
-    results/ab/cdef...    the receipt of the action with key abcdef...
+    blobs/ab/cdef...       one file's content, read-only, sealed
+    results/ab/cdef...     the receipt of the action with key abcdef...
+    signatures/ab/cdef...  who vouches for that result (sign.py)
+    records/ab/cdef...     how it came to be, for people: never needed to use it
 
 A result is a hit only if every blob it names is there and is what its name says; otherwise it is a miss. Blobs are
 written first and the result last, each to a temporary name in its own folder, so a crash leaves a miss, never half a
@@ -12,13 +14,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from rules import tree
 from rules.action import Entry, Receipt
 
-__all__ = ["Store"]
+__all__ = ["Note", "Store"]
+
+Note = Literal["signatures", "records"]
 
 
 class Store:
@@ -29,15 +34,26 @@ class Store:
 
     def get(self, key: str) -> Receipt | None:
         """What the action with this key made, or None for a miss. Entries that cannot be true are removed."""
-        path = self._result(key)
+        receipt = self.receipt(key)
+        if receipt is None or self.missing(receipt):
+            return None
+        os.utime(self._named("results", key))  # used just now: gc removes what was not used for longest
+        return receipt
+
+    def receipt(self, key: str) -> Receipt | None:
+        """The result of `key`, whether or not its blobs are here."""
+        path = self._named("results", key)
         try:
-            receipt = Receipt.parse(path.read_text(encoding="utf-8"))
+            return Receipt.parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
             path.unlink(missing_ok=True)
             return None
-        return receipt if all(self._holds(entry) for entry in receipt.entries) else None
+
+    def missing(self, receipt: Receipt) -> tuple[Entry, ...]:
+        """The entries whose blobs are not here and whole; a blob that is not what its name says is removed."""
+        return tuple(entry for entry in receipt.entries if not self._holds(entry))
 
     def put(self, key: str, folder: Path, known: Mapping[tuple[int, int], str]) -> Receipt:
         """Takes over the files below `folder` as the result of `key`; they are moved out of it where possible.
@@ -45,30 +61,22 @@ class Store:
         `known` are digests by (device, inode) of files that are in the store already, such as hard-linked inputs.
         """
         receipt = tree.read(folder, known)
-        for entry in receipt.entries:
-            self._take(folder / entry.path, entry)
-        tree.write(self._result(key), receipt.text())
+        self.add(key, folder, receipt)
         return receipt
 
-    def lay_out(self, receipt: Receipt, target: Path) -> None:
-        """Makes `target` a folder with exactly the files of `receipt`. Every blob must be there."""
-        made = tree.aside(target, "new")
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
+    def add(self, key: str, folder: Path, receipt: Receipt) -> None:
+        """Takes over the files of `receipt`, which lie below `folder`, as the result of `key`. Raises OSError."""
         for entry in receipt.entries:
-            tree.place(self._blob(entry.digest), made / entry.path, entry)
-        tree.replace(target, made)
+            self.adopt(folder / entry.path, entry)
+        self.keep(key, receipt)
 
-    def _holds(self, entry: Entry) -> bool:
-        """Whether the blob is there and whole; a blob that is not what its name says is removed."""
-        path = self._blob(entry.digest)
-        if tree.intact(path, entry):
-            return True
-        path.unlink(missing_ok=True)
-        return False
+    def keep(self, key: str, receipt: Receipt) -> None:
+        """Writes the result of `key`; its blobs must be there already."""
+        tree.write(self._named("results", key), receipt.text())
 
-    def _take(self, path: Path, entry: Entry) -> None:
-        blob = self._blob(entry.digest)
+    def adopt(self, path: Path, entry: Entry) -> None:
+        """Makes the file at `path`, whose digest has been computed, a blob; moves it where possible."""
+        blob = self.blob(entry.digest)
         if self._holds(entry):
             return
         blob.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +85,60 @@ class Store:
         tree.protect(temporary, entry)
         temporary.replace(blob)
 
-    def _blob(self, content: str) -> Path:
-        return self.root / "blobs" / content[:2] / content[2:]
+    def lay_out(self, receipt: Receipt, target: Path) -> None:
+        """Makes `target` a folder with exactly the files of `receipt`. Every blob must be there."""
+        made = tree.aside(target, "new")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        for entry in receipt.entries:
+            tree.place(self.blob(entry.digest), made / entry.path, entry)
+        tree.replace(target, made)
 
-    def _result(self, key: str) -> Path:
-        return self.root / "results" / key[:2] / key[2:]
+    def note(self, kind: Note, key: str) -> str | None:
+        """What is written about the result of `key`, or None."""
+        try:
+            return self._named(kind, key).read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def write_note(self, kind: Note, key: str, text: str) -> None:
+        """Writes something about the result of `key`."""
+        tree.write(self._named(kind, key), text)
+
+    def forget(self, key: str) -> None:
+        """Removes a result and what is written about it; its blobs stay until `gc`."""
+        for kind in ("results", "signatures", "records"):
+            self._named(kind, key).unlink(missing_ok=True)
+
+    def keys(self) -> Iterator[str]:
+        """The keys that have a result here."""
+        return self._all("results")
+
+    def digests(self) -> Iterator[str]:
+        """The digests of the blobs that are here."""
+        return self._all("blobs")
+
+    def blob(self, content: str) -> Path:
+        """Where the blob of this digest lies, if it is here."""
+        return self._named("blobs", content)
+
+    def result_path(self, key: str) -> Path:
+        """Where the result of `key` lies; its modification time is when it was last used."""
+        return self._named("results", key)
+
+    def _holds(self, entry: Entry) -> bool:
+        path = self.blob(entry.digest)
+        if tree.intact(path, entry):
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def _named(self, kind: str, name: str) -> Path:
+        return self.root / kind / name[:2] / name[2:]
+
+    def _all(self, kind: str) -> Iterator[str]:
+        for folder in sorted((self.root / kind).glob("[0-9a-f][0-9a-f]")):
+            yield from sorted(folder.name + path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _move(path: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from rules import workspace
 from rules.action import Action
 from rules.errors import BuildError
 from rules.plan import STAGES
-from rules.report import Reporter, progress
+from rules.report import Reporter, progress, wanted
 from rules.workspace import Workspace
 
 __all__ = ["DOIT_CONFIG", "here", "task_engines"]
@@ -52,7 +52,7 @@ def here() -> Workspace:
         count = len(error.problems)
         title = "models.toml is wrong" if count == 1 else f"models.toml has {count} mistakes"
         raise InvalidDodoFile(f"{title}\n\n{error}\n") from error
-    found.executor.artifacts.mkdir(exist_ok=True)
+    found.executor.artifacts.root.mkdir(exist_ok=True)
     return found
 
 
@@ -80,15 +80,15 @@ def _uncollected() -> Iterator[None]:
 
 
 def _task(space: Workspace, action: Action) -> dict[str, Any]:
-    executor = space.executor
+    artifacts = space.executor.artifacts
     return {
         "basename": action.stage,
         "name": action.name.partition(":")[2],
         "actions": [(make, [space, action])],
-        "file_dep": [executor.receipt_path(name) for name in action.needs()],
-        "targets": [executor.receipt_path(action.name)],
-        "uptodate": [(executor.fresh, [action])],
-        "clean": [(executor.clean, [action.name])],
+        "file_dep": [artifacts.receipt_path(name) for name in action.needs()],
+        "targets": [artifacts.receipt_path(action.name)],
+        "uptodate": [(_fresh, [space, action])],
+        "clean": [(artifacts.clean, [action.name])],
         "io": {"capture": False},  # doit would swap sys.stdout under the other threads
         "meta": {"action": action.name},
     }
@@ -108,16 +108,20 @@ def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[s
             yield {"basename": stage, "name": name, **group}
 
 
+def _fresh(space: Workspace, action: Action) -> bool:
+    return space.executor.fresh(action, here=wanted(action.name))
+
+
 def make(space: Workspace, action: Action) -> dict[str, Any] | TaskFailed:
     """Runs one action under doit. A failure of the user's step is TaskFailed (exit 1), not a traceback."""
-    executor = space.executor
-    if executor.fresh(action):
+    executor, here = space.executor, wanted(action.name)
+    if executor.fresh(action, here=here):
         return {"how": "fresh", "seconds": 0.0}
     try:
         with progress.action(action.name):
-            record = executor.make(action, lambda line: progress.line(action.name, line))
+            record = executor.make(action, lambda line: progress.line(action.name, line), here=here)
     except BuildError as error:
         return TaskFailed(str(error))
-    summary = executor.folder(action.name) / "summary.txt"
+    summary = executor.artifacts.folder(action.name) / "summary.txt"
     text = summary.read_text(encoding="utf-8") if summary.exists() else ""
     return {"how": record.how, "seconds": record.seconds, "summary": text}

@@ -21,7 +21,7 @@ from pathlib import Path
 from rules import digest
 from rules.action import Entry, Receipt
 
-__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "seal", "write"]
+__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "seal", "writable", "write"]
 
 _SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
 _LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
@@ -114,6 +114,15 @@ def replace(target: Path, made: Path) -> None:
         target.rename(old)
     made.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def writable(root: Path) -> bool:
+    """Whether files can be made below `root`, which is made if need be."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(root, os.W_OK)
 
 
 class Memo:

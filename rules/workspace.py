@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast, get_args
 
+from rules import git, gpu
 from rules import plan as plans
+from rules.artifacts import Artifacts
+from rules.cache import Cache, Mode
 from rules.errors import Misconfigured, Problem, nearest
 from rules.executor import Executor
 from rules.plan import Plan
+from rules.remote import connect
 from rules.store import Store
 from rules.variant import Variant
 
@@ -56,5 +63,27 @@ def load(root: Path) -> Workspace:
         problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
         raise Misconfigured(problem) from error
     plan = plans.load(text, root)
-    artifacts = root / "artifacts"
-    return Workspace(root=root, plan=plan, executor=Executor(artifacts, Store(root / plan.spec.cache.dir)))
+    executor = Executor(
+        Artifacts(root / "artifacts"), _cache(plan, root), plan.actions, gpu.machine, lambda: git.revision(root)
+    )
+    return Workspace(root=root, plan=plan, executor=executor)
+
+
+def _cache(plan: Plan, root: Path) -> Cache:
+    """The store and the remote behind it. ENGINES_REMOTE (off, read, write) says what may be done with the remote."""
+    said = plan.spec.cache
+    mode = os.environ.get("ENGINES_REMOTE", "write")
+    if mode not in get_args(Mode):
+        raise Misconfigured(Problem(what=f"ENGINES_REMOTE={mode} is no mode", hint=nearest(mode, get_args(Mode))))
+    return Cache(
+        store=Store(root / said.dir),
+        remote=connect(said.remote) if said.remote and mode != "off" else None,
+        mode=cast("Mode", mode) if said.remote else "off",
+        trusted=frozenset(said.trusted),
+        seed=os.environ.get("ENGINES_SIGNING_KEY", ""),
+        warn=_warn,
+    )
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"warning: {text}\n")

@@ -8,8 +8,9 @@ from doit.cmd_base import Command
 from doit.exceptions import InvalidCommand
 
 from rules.action import Action
+from rules.artifacts import Record, Unknown, changes
 from rules.errors import BuildError
-from rules.executor import Executor, Record, Unknown, changes
+from rules.executor import Executor
 from rules.tasks import here
 from rules.workspace import Workspace
 
@@ -41,7 +42,7 @@ class Why(Command):
 def reasons(space: Workspace, action: Action) -> list[str]:
     """Why `action` would run now or, when it is fresh, why it ran the last time."""
     executor = space.executor
-    record = executor.record(action.name)
+    record = executor.artifacts.record(action.name)
     stale = _stale_inputs(space, action)
     if stale:
         return [f"its input {name} is not up to date (doit why {name})" for name in stale]
@@ -50,7 +51,7 @@ def reasons(space: Workspace, action: Action) -> list[str]:
     changed = changes(record.manifest, executor.manifest(action))
     if changed:
         return changed
-    if not executor.fresh(action):
+    if not executor.fresh(action, here=False):
         return ["nothing keyed changed; its outputs are missing or were modified"]
     return ["it is up to date", *_history(record)]
 
@@ -61,13 +62,15 @@ def _stale_inputs(space: Workspace, action: Action) -> list[str]:
 
 def _settled(executor: Executor, action: Action, space: Workspace) -> bool:
     try:
-        return executor.fresh(action) and not _stale_inputs(space, action)
+        return executor.fresh(action, here=False) and not _stale_inputs(space, action)
     except Unknown:
         return False
 
 
 def _history(record: Record) -> list[str]:
-    came = "its command ran" if record.how == "ran" else "it came from the store"
+    came = {"ran": "its command ran", "local": "it came from the store", "remote": "it came from the team's cache"}[
+        record.how
+    ]
     last = f"{came} last time, in {record.seconds:.1f} s, because of"
     return (
         [last, *(f"  {line}" for line in record.changed)] if record.changed else [f"{came}, in {record.seconds:.1f} s"]

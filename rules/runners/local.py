@@ -27,13 +27,17 @@ _ending = threading.Event()
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """`log` receives all output; `scratch` is a folder the command may fill; `timeout_s` None is no limit."""
+    """`log` receives all output; `scratch` is a folder the command may fill; `timeout_s` None is no limit.
+
+    `inherit` are file descriptors that stay open in the command, such as the locks of its GPUs.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
     scratch: Path
     timeout_s: float | None = None
+    inherit: tuple[int, ...] = ()
 
 
 def python() -> str:
@@ -135,6 +139,7 @@ def _start(command: Command) -> subprocess.Popen[str]:
             text=True,
             encoding="utf-8",
             errors="replace",
+            pass_fds=command.inherit,
             start_new_session=True,  # one process group, so that ending it leaves no orphan
         )
         _running.add(process)

@@ -1,0 +1,185 @@
+"""Results from here and from the team: the store, and a remote behind it that may fail without failing the build.
+
+A remote hit needs only the result and the knowledge that every blob it names can be had; the blobs come when a command
+or the user needs them. A download is hashed as it arrives and thrown away when it is not what its name says. The first
+error of the remote is one warning; then it is off for this process.
+
+    ac/<key>      a receipt       sig/<key>   its signatures
+    cas/<digest>  a blob          rec/<key>   its record, for people
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from rules import sign, tree
+from rules.action import Entry, Receipt
+from rules.remote import Remote, RemoteError
+from rules.store import Store
+
+__all__ = ["Cache", "Hit", "Mode"]
+
+Mode = Literal["off", "read", "write"]
+_STREAMS = 8  # transfers at once: enough to fill a link with the latency of an object store
+_MB = 1e6
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A result that can be used. `where` says whether its blobs are all in the local store."""
+
+    receipt: Receipt
+    where: Literal["local", "remote"]
+
+
+@dataclass(kw_only=True)
+class Cache:
+    """The local `store` with a `remote` behind it.
+
+    `mode` is what may be done with the remote; `trusted` are the public keys of which one must have signed a remote
+    result; `seed` is the private key that signs ours; `warn` is told what a person should know, once each.
+    """
+
+    store: Store
+    remote: Remote | None = None
+    mode: Mode = "off"
+    trusted: frozenset[str] = frozenset()
+    seed: str = field(default="", repr=False)
+    warn: Callable[[str], None] = print
+    _told: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, key: str) -> Hit | None:
+        """The result of `key`, or None for a miss."""
+        receipt = self.store.get(key)
+        if receipt:
+            return Hit(receipt=receipt, where="local")
+        receipt = self._find_remote(key)
+        if receipt is None:
+            return None
+        self.store.keep(key, receipt)
+        return Hit(receipt=receipt, where="local" if not self.store.missing(receipt) else "remote")
+
+    def fetch(self, receipt: Receipt, heard: Callable[[str], None]) -> bool:
+        """Brings the blobs of `receipt` into the store. False when one of them cannot be had: then it is a miss."""
+        wanted = self.store.missing(receipt)
+        if not wanted:
+            return True
+        told = _Bytes("downloading", sum(entry.size for entry in wanted), heard)
+        return self._ask(
+            lambda remote: all(self._each(lambda e: self._fetch_one(remote, e, told), wanted)), otherwise=False
+        )
+
+    def push(self, key: str, receipt: Receipt, heard: Callable[[str], None]) -> bool:
+        """Sends a result whose blobs are here: only what the remote lacks, blobs first. False when it was not sent."""
+        if self.mode != "write":
+            return False
+        return self._ask(lambda remote: self._push(remote, key, receipt, heard), otherwise=False)
+
+    def sign(self, key: str, receipt: Receipt) -> None:
+        """Signs a result that was made here, when there is a private key."""
+        if self.seed:
+            self.store.write_note("signatures", key, sign.sign(self.seed, key, receipt))
+
+    def remote_holds(self, receipt: Receipt) -> bool:
+        """Whether the remote has every blob of `receipt` with the right size."""
+        return self._ask(lambda remote: self._complete(remote, receipt.entries), otherwise=False)
+
+    def _find_remote(self, key: str) -> Receipt | None:
+        return self._ask(lambda remote: self._read(remote, key), otherwise=None)
+
+    def _read(self, remote: Remote, key: str) -> Receipt | None:
+        data = remote.read(f"ac/{key}")
+        if data is None:
+            return None
+        try:
+            receipt = Receipt.parse(data.decode())
+        except (ValueError, TypeError):
+            self._warn(f"{remote.url}: the result {key[:16]} is unreadable, and taken as a miss")
+            return None
+        signature = remote.read(f"sig/{key}") if self.trusted else None
+        text = signature.decode(errors="replace") if signature else None
+        if not sign.believed(text, key, receipt, self.trusted):
+            self._warn(f"{remote.url}: the result {key[:16]} is not signed by a trusted key, and taken as a miss")
+            return None
+        if text:
+            self.store.write_note("signatures", key, text)
+        return receipt if self._complete(remote, self.store.missing(receipt)) else None
+
+    def _complete(self, remote: Remote, entries: Iterable[Entry]) -> bool:
+        return all(self._each(lambda entry: remote.size(_blob(entry)) == entry.size, entries))
+
+    def _fetch_one(self, remote: Remote, entry: Entry, told: _Bytes) -> bool:
+        path = tree.aside(self.store.blob(entry.digest), "get")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            arrived = remote.fetch(_blob(entry), path, told.add)
+            if arrived == entry.digest:
+                self.store.adopt(path, entry)
+                return True
+        finally:
+            path.unlink(missing_ok=True)
+        reason = "is not there" if arrived is None else "is not what its name says"
+        self._warn(f"{remote.url}: the blob {entry.digest[:16]} of {entry.path} {reason}, and taken as a miss")
+        return False
+
+    def _push(self, remote: Remote, key: str, receipt: Receipt, heard: Callable[[str], None]) -> bool:
+        if not remote.writable():
+            self.mode = "read"
+            self._warn(f"{remote.url} is read-only for us: results stay here")
+            return False
+        present = self._each(lambda entry: remote.size(_blob(entry)) == entry.size, receipt.entries)
+        lacking = {e.digest: e for e, there in zip(receipt.entries, present, strict=True) if not there}.values()
+        told = _Bytes("uploading", sum(entry.size for entry in lacking), heard)
+        self._each(lambda entry: remote.send(_blob(entry), self.store.blob(entry.digest), told.add), lacking)
+        for kind, folder in (("records", "rec"), ("signatures", "sig")):
+            text = self.store.note(kind, key)  # type: ignore[arg-type]
+            if text:
+                remote.write(f"{folder}/{key}", text.encode())
+        remote.write(f"ac/{key}", receipt.text().encode())
+        return True
+
+    def _each(self, do: Callable[[Entry], _Answer], entries: Iterable[Entry]) -> list[_Answer]:
+        with ThreadPoolExecutor(_STREAMS) as pool:
+            return list(pool.map(do, entries))
+
+    def _ask(self, question: Callable[[Remote], _Answer], *, otherwise: _Answer) -> _Answer:
+        """What the remote answers; `otherwise` when there is none, or it fails, after which it is off."""
+        if self.remote is None or self.mode == "off":
+            return otherwise
+        try:
+            return question(self.remote)
+        except RemoteError as error:
+            self.mode = "off"
+            self._warn(f"the remote cache is off for this run: {error}")
+            return otherwise
+
+    def _warn(self, text: str) -> None:
+        with self._lock:
+            new = text not in self._told
+            self._told.add(text)
+        if new:
+            self.warn(text)
+
+
+class _Bytes:
+    """Sums the bytes of several transfers and tells of them."""
+
+    def __init__(self, verb: str, total: int, heard: Callable[[str], None]) -> None:
+        self._verb, self._total, self._heard = verb, total, heard
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            self._heard(f"{self._verb} {self._done / _MB:.1f} of {self._total / _MB:.1f} MB")
+
+
+def _blob(entry: Entry) -> str:
+    return f"cas/{entry.digest}"

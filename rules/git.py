@@ -1,0 +1,43 @@
+"""What git knows of the project: the revision, and the files of another one."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+from rules.errors import Misconfigured, Problem
+
+__all__ = ["export", "revision"]
+
+
+def revision(root: Path) -> str:
+    """The commit of the working tree, with `+` when tracked files differ from it; "" outside a repository."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def export(root: Path, rev: str, target: Path) -> None:
+    """Writes the files of revision `rev`, as of the folder `root`, below `target`. Raises Misconfigured."""
+    try:
+        commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}")
+        prefix = _git(root, "rev-parse", "--show-prefix")
+        command = ["git", "-C", str(root), "archive", "--format=tar", f"{commit}:{prefix}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                archive.extractall(target)  # noqa: S202 - our own repository's files
+    except (OSError, subprocess.CalledProcessError, tarfile.TarError) as error:
+        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        hint = "name a commit, branch or tag; in CI fetch enough history"
+        raise Misconfigured(
+            Problem(what=f"{rev!r} is not a revision here", facts=(("git", reason),), hint=hint)
+        ) from error
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()

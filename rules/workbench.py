@@ -1,0 +1,113 @@
+"""The place where one command runs: its inputs laid out, an empty output folder, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rules import tree
+from rules.action import Action, Receipt
+from rules.errors import Problem, StepFailed
+from rules.gpu import Lease
+from rules.runners import local
+
+__all__ = ["Source", "Work", "run"]
+
+_TAIL_LINES = 15
+_HINT = "the log has everything it printed"
+_HINTS = {"failed with signal 9": "killed from outside: out of host memory?"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where an input lies; with `part`, the action is shown a folder with only those files of it."""
+
+    place: Path
+    part: Receipt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """An action to be run in `folder`, on the GPUs of `lease`."""
+
+    action: Action
+    folder: Path
+    lease: Lease
+
+
+@contextlib.contextmanager
+def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[str], None]) -> Iterator[Path]:
+    """Runs the command and gives its output folder, which is gone afterwards: take what is to be kept.
+
+    Raises StepFailed when the toolchain is another than the key declares, when the command fails, or when it does not
+    make its outputs.
+    """
+    problems = local.mismatches(work.action.toolchain)
+    if problems:
+        raise StepFailed(problems)
+    shutil.rmtree(work.folder, ignore_errors=True)
+    try:
+        places = {name: str(_shown(source, work.folder / "in" / name)) for name, source in sources.items()}
+        out, scratch = work.folder / "out", work.folder / "scratch"
+        for folder in (out, scratch):
+            folder.mkdir(parents=True)
+        _command(work, {**places, "out": str(out), "python": local.python()}, scratch, log, heard)
+        _require(work.action, out)
+        yield out
+    finally:
+        shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def _command(work: Work, places: Mapping[str, str], scratch: Path, log: Path, heard: Callable[[str], None]) -> None:
+    action = work.action
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def line(text: str) -> None:
+        tail.append(text)
+        heard(text)
+
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
+    command = local.Command(
+        argv=[_fill(word, places) for word in action.argv],
+        env={**visible, **{name: _fill(value, places) for name, value in action.env}},
+        log=log,
+        scratch=scratch,
+        timeout_s=action.timeout_s,
+        inherit=work.lease.descriptors,
+    )
+    try:
+        code = local.run(command, line)
+    except TimeoutError:
+        ended = f"had no end after {action.timeout_s:g} s"
+    else:
+        if not code:
+            return
+        ended = f"failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+    facts = (("log", str(log)), *(("", said) for said in tail))
+    raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
+
+
+def _shown(source: Source, view: Path) -> Path:
+    if source.part is None:
+        return source.place
+    view.mkdir(parents=True)
+    for entry in source.part.entries:
+        tree.place(source.place / entry.path, view / entry.path, entry)
+    return view
+
+
+def _fill(word: str, places: Mapping[str, str]) -> str:
+    """Replaces `{name}` by its place. Not str.format: other braces, as in JSON, stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda match: places.get(match[1], match[0]), word)
+
+
+def _require(action: Action, out: Path) -> None:
+    missing = [pattern for pattern in action.outputs if not any(out.glob(pattern))]
+    if missing:
+        facts = (("missing", ", ".join(missing)), ("found", ", ".join(sorted(tree.names(out))) or "nothing"))
+        raise StepFailed(Problem(what=f"{action.name} did not make its outputs", facts=facts))
