@@ -43,7 +43,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 4
 LOAD_SECONDS = 1800  # the Python backend gives up on a model's initialize() after 30 unless told otherwise
-QUESTION = {"text_input": "What is a KV cache?", "max_tokens": 32}
+QUESTION = {"text_input": "What does a KV cache keep?", "max_tokens": 32}
 FAILURES = (  # in a server's log, the most telling first
     r"^E.*?failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)",
     r"^E.*?Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*)",
