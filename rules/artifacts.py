@@ -99,7 +99,10 @@ class Artifacts:
         folder = self.folder(name)
         if not folder.is_dir() or {entry.path for entry in receipt.entries} != set(tree.names(folder)):
             return False
-        return all(tree.intact(folder / entry.path, entry) for entry in receipt.entries)
+        return all(
+            tree.intact(folder / entry.path, entry) and tree.runnable(folder / entry.path) == entry.executable
+            for entry in receipt.entries
+        )
 
     def write(self, name: str, receipt: Receipt, record: Record) -> None:
         """Writes receipt and record; an equal receipt stays as it is, which is what cuts a rebuild off early."""

@@ -15,16 +15,18 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rules import digest
 from rules.action import Entry, Receipt
 
-__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "seal", "writable", "write"]
+__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "runnable", "seal", "writable", "write"]
 
 _SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
 _LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
+_SETTLED_SECONDS = 2.0  # a file changed just now may change again within one tick of the file system's clock
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
 
 
@@ -50,8 +52,13 @@ def intact(path: Path, entry: Entry) -> bool:
     return True
 
 
+def runnable(path: Path) -> bool:
+    """Whether the file at `path` has its owner's run bit."""
+    return _executable(path.stat())
+
+
 def names(root: Path) -> Iterator[str]:
-    """The files below `root`, with `/`, in no order. A link to a file counts as the file; hidden ones count too."""
+    """All that is not a folder below `root`, with `/`, in no order: links and hidden files too."""
     pending = [""]
     while pending:
         below = pending.pop()
@@ -60,12 +67,15 @@ def names(root: Path) -> Iterator[str]:
                 path = f"{below}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
-                elif entry.is_file():
+                else:
                     yield path
 
 
 def read(root: Path, known: Mapping[tuple[int, int], str]) -> Receipt:
-    """Hashes the files below `root`; those whose (device, inode) is in `known` are taken to have that digest."""
+    """Hashes the files below `root`; those whose (device, inode) is in `known` are taken to have that digest.
+
+    A link to a file counts as the file. Raises OSError where there is something else, such as a link to nothing.
+    """
     return Receipt(tuple(_entry(root, name, known) for name in sorted(names(root))))
 
 
@@ -110,6 +120,7 @@ def replace(target: Path, made: Path) -> None:
     """Puts the folder `made` in the place of the folder `target`, if there is one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     old = aside(target, "old")
+    shutil.rmtree(old, ignore_errors=True)  # of a crashed process with our number, as in a container
     if target.exists():
         target.rename(old)
     made.rename(target)
@@ -136,12 +147,14 @@ class Memo:
         before = self._load()
         after: dict[str, list[object]] = {}
         entries = []
-        for name in sorted(names(root)):
+        for name in sorted(name for name in names(root) if (root / name).is_file()):
             found = (root / name).stat()
             state: list[object] = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
             held = before.get(name)
-            content = str(held[4]) if held and held[:4] == state else digest.of_file(root / name)
-            after[name] = [*state, content]
+            known = held[4:] if isinstance(held, list) and held[:4] == state else []
+            content = str(known[0]) if known else digest.of_file(root / name)
+            if known or time.time() - found.st_mtime > _SETTLED_SECONDS:
+                after[name] = [*state, content]
             entries.append(Entry(name, content, found.st_size, _executable(found)))
         if after != before:
             write(self._path, json.dumps(after))

@@ -16,7 +16,7 @@ from rules.errors import Problem, StepFailed
 from rules.gpu import Lease
 from rules.runners import local
 
-__all__ = ["Source", "Work", "run"]
+__all__ = ["Source", "Work", "argv", "places", "run"]
 
 _TAIL_LINES = 15
 _HINT = "the log has everything it printed"
@@ -52,18 +52,30 @@ def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[s
         raise StepFailed(problems)
     shutil.rmtree(work.folder, ignore_errors=True)
     try:
-        places = {name: str(_shown(source, work.folder / "in" / name)) for name, source in sources.items()}
         out, scratch = work.folder / "out", work.folder / "scratch"
         for folder in (out, scratch):
             folder.mkdir(parents=True)
-        _command(work, {**places, "out": str(out), "python": local.python()}, scratch, log, heard)
+        for name, source in sources.items():
+            _show(source, work.folder / "in" / name)
+        _command(work, places(work.folder, sources), scratch, log, heard)
         _require(work.action, out)
         yield out
     finally:
         shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _command(work: Work, places: Mapping[str, str], scratch: Path, log: Path, heard: Callable[[str], None]) -> None:
+def places(folder: Path, sources: Mapping[str, Source]) -> dict[str, str]:
+    """What `{out}`, `{python}` and the inputs' names stand for when the command runs in `folder`."""
+    shown = {name: it.place if it.part is None else folder / "in" / name for name, it in sources.items()}
+    return {name: str(place) for name, place in {**shown, "out": folder / "out", "python": local.python()}.items()}
+
+
+def argv(action: Action, filled: Mapping[str, str]) -> list[str]:
+    """The command line, with `{name}` replaced where it is in `filled`."""
+    return [_fill(word, filled) for word in action.argv]
+
+
+def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, heard: Callable[[str], None]) -> None:
     action = work.action
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
@@ -73,8 +85,8 @@ def _command(work: Work, places: Mapping[str, str], scratch: Path, log: Path, he
 
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
     command = local.Command(
-        argv=[_fill(word, places) for word in action.argv],
-        env={**visible, **{name: _fill(value, places) for name, value in action.env}},
+        argv=argv(action, filled),
+        env={**visible, **{name: _fill(value, filled) for name, value in action.env}},
         log=log,
         scratch=scratch,
         timeout_s=action.timeout_s,
@@ -92,18 +104,17 @@ def _command(work: Work, places: Mapping[str, str], scratch: Path, log: Path, he
     raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
 
 
-def _shown(source: Source, view: Path) -> Path:
+def _show(source: Source, view: Path) -> None:
     if source.part is None:
-        return source.place
+        return
     view.mkdir(parents=True)
     for entry in source.part.entries:
         tree.place(source.place / entry.path, view / entry.path, entry)
-    return view
 
 
-def _fill(word: str, places: Mapping[str, str]) -> str:
+def _fill(word: str, filled: Mapping[str, str]) -> str:
     """Replaces `{name}` by its place. Not str.format: other braces, as in JSON, stay as they are."""
-    return re.sub(r"\{(\w+)\}", lambda match: places.get(match[1], match[0]), word)
+    return re.sub(r"\{(\w+)\}", lambda match: filled.get(match[1], match[0]), word)
 
 
 def _require(action: Action, out: Path) -> None:
@@ -111,3 +122,7 @@ def _require(action: Action, out: Path) -> None:
     if missing:
         facts = (("missing", ", ".join(missing)), ("found", ", ".join(sorted(tree.names(out))) or "nothing"))
         raise StepFailed(Problem(what=f"{action.name} did not make its outputs", facts=facts))
+    strange = [name for name in tree.names(out) if not (out / name).is_file()]
+    if strange:
+        hint = "links must lead to files; a link to a folder, a pipe or a socket cannot be stored"
+        raise StepFailed(Problem(what=f"{action.name} made what is no file: {', '.join(sorted(strange))}", hint=hint))
