@@ -25,16 +25,17 @@ class Refused(Exception):
 
 
 def main() -> int:
-    args = arguments()
+    """Run the tool; the exit status, 1 when it refused."""
+    args = _arguments()
     try:
         build(args)
-    except Refused as problem:
+    except (Refused, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--precision", required=True)
@@ -49,10 +50,10 @@ def arguments() -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> None:
     """Write the engine below args.out; raise Refused for an impossible shape or a broken IR."""
-    config = read_json(args.checkpoint / "config.json")
+    config = _read_json(args.checkpoint / "config.json")
     generation = {}
     if (args.checkpoint / "generation_config.json").exists():
-        generation = read_json(args.checkpoint / "generation_config.json")
+        generation = _read_json(args.checkpoint / "generation_config.json")
     check_shape(args, config)
     engine = description(args, config, generation)
     for name in LINKED:
@@ -66,7 +67,7 @@ def build(args: argparse.Namespace) -> None:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as problem:
@@ -100,9 +101,7 @@ def check_shape(args: argparse.Namespace, config: dict[str, Any]) -> None:
         )
 
 
-def description(
-    args: argparse.Namespace, config: dict[str, Any], generation: dict[str, Any]
-) -> dict[str, Any]:
+def description(args: argparse.Namespace, config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
     """What engine.json says: the shape, and the ids that end and pad a generation."""
     end = token_ids(generation.get("eos_token_id")) or token_ids(config.get("eos_token_id"))
     pad = token_ids(generation.get("pad_token_id")) or token_ids(config.get("pad_token_id")) or end
@@ -137,7 +136,7 @@ def place(source: Path, target: Path) -> None:
 
 def prove(engine: Path, shape: dict[str, Any]) -> None:
     """Load the engine as the server does and generate one token; raise Refused when it cannot."""
-    import numpy
+    import numpy as np
     import openvino
     import openvino_genai
 
@@ -146,7 +145,7 @@ def prove(engine: Path, shape: dict[str, Any]) -> None:
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.max_num_batched_tokens = shape["max_num_tokens"]
     scheduler.max_num_seqs = shape["max_batch_size"]
-    prompt = openvino.Tensor(numpy.array([[1, 2, 3]], dtype=numpy.int64))
+    prompt = openvino.Tensor(np.array([[1, 2, 3]], dtype=np.int64))
     once = openvino_genai.GenerationConfig(max_new_tokens=1)
     try:
         pipeline = openvino_genai.ContinuousBatchingPipeline(str(engine), scheduler, "CPU", {}, {})
@@ -157,9 +156,7 @@ def prove(engine: Path, shape: dict[str, Any]) -> None:
         tokens = handle.read_all()[0].generated_ids
     except RuntimeError as problem:
         reason = str(problem).strip().splitlines()[-1]
-        raise Refused(
-            f"the engine cannot be run\n  reason  {reason}\n  hint: convert the checkpoint again"
-        ) from None
+        raise Refused(f"the engine cannot be run\n  reason  {reason}\n  hint: convert the checkpoint again") from None
     if len(tokens) != 1 or not 0 <= tokens[0] < (shape["vocab_size"] or 2**31):
         raise Refused(f"the engine generated no token\n  got   {tokens}\n  hint: report this as a bug")
     print(f"generated token {tokens[0]} after {time.monotonic() - started:.1f} s", flush=True)

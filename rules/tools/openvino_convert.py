@@ -29,16 +29,17 @@ class Refused(Exception):
 
 
 def main() -> int:
-    args = arguments()
+    """Run the tool; the exit status, 1 when it refused."""
+    args = _arguments()
     try:
         convert(args.source, args.out)
-    except Refused as problem:
+    except (Refused, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -48,7 +49,7 @@ def arguments() -> argparse.Namespace:
 def convert(source: Path, out: Path) -> None:
     """Write openvino_model.xml/.bin and the two configs; raise Refused for what cannot be had."""
     quiet_and_offline()
-    config = read_config(source)
+    config = _read_config(source)
     with alive("importing torch and optimum-intel"):
         check_supported(config["model_type"])
     with alive("loading the checkpoint"):
@@ -72,9 +73,13 @@ def quiet_and_offline() -> None:
     warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
     warnings.filterwarnings("ignore", message="torch.tensor results are registered as constants")
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    # GPT-2's argument named `input` cannot be wrapped, says OpenVINO; it then traces the model itself.
+    logging.getLogger("openvino.frontend.pytorch.utils").addFilter(
+        lambda record: record.getMessage() != "Failed to build model wrapper."
+    )
 
 
-def read_config(source: Path) -> dict[str, Any]:
+def _read_config(source: Path) -> dict[str, Any]:
     try:
         config = json.loads((source / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as problem:
@@ -90,6 +95,12 @@ def read_config(source: Path) -> dict[str, Any]:
             f"  auto_map  {', '.join(sorted(config['auto_map']))}\n"
             "  hint: use a checkpoint of an architecture that transformers has built in"
         )
+    if "quantization_config" in config:
+        raise Refused(
+            "the checkpoint is quantised already, and would be widened and quantised once more\n"
+            f"  quantization_config  {config['quantization_config']}\n"
+            "  hint: start from the unquantised checkpoint"
+        )
     return config
 
 
@@ -98,7 +109,7 @@ def check_supported(model_type: str) -> None:
     from optimum.exporters.openvino import model_configs  # noqa: F401  (registers the architectures)
     from optimum.exporters.tasks import TasksManager
 
-    known = TasksManager._SUPPORTED_MODEL_TYPE
+    known = TasksManager._SUPPORTED_MODEL_TYPE  # noqa: SLF001  (no public list has them all)
     if model_type in known and TASK in known[model_type].get("openvino", {}):
         return
     able = sorted(name for name, kinds in known.items() if TASK in kinds.get("openvino", {}))
@@ -125,7 +136,7 @@ def load(source: Path) -> Any:
         ).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         raise Refused(
-            f"transformers cannot load the checkpoint\n  reason  {first_line(problem)}\n"
+            f"transformers cannot load the checkpoint\n  reason  {_first_line(problem)}\n"
             "  hint: compare config.json with the tensors in the safetensors files"
         ) from None
 
@@ -156,7 +167,7 @@ def check_written(out: Path) -> None:
         raise Refused(f"the export wrote no {', '.join(sorted(missing))}\n  hint: report this as a bug")
 
 
-def first_line(problem: BaseException) -> str:
+def _first_line(problem: BaseException) -> str:
     text = str(problem).strip() or type(problem).__name__
     return re.split(r"\n", text)[0][:300]
 

@@ -28,16 +28,17 @@ class Refused(Exception):
 
 
 def main() -> int:
-    args = arguments()
+    """Run the tool; the exit status, 1 when it refused."""
+    args = _arguments()
     try:
         quantize(args.checkpoint, args.precision, args.group_size, args.out)
-    except Refused as problem:
+    except (Refused, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="what openvino_convert wrote")
     parser.add_argument("--precision", choices=("fp16", "int8_wo", "int4_wo"), required=True)
@@ -56,18 +57,24 @@ def quantize(checkpoint: Path, precision: str, group_size: int | None, out: Path
         )
     import openvino
 
-    model = read_ir(openvino.Core(), checkpoint)
-    if precision != "fp16":
+    model = _read_ir(openvino.Core(), checkpoint)
+    if precision == "fp16":
+        bfloat16_to_float16(model)
+    else:
         model = compress(model, precision, group_size)
     with alive(f"saving the {precision} weights"):
-        openvino.save_model(model, out / "openvino_model.xml", compress_to_fp16=precision == "fp16")
+        try:
+            openvino.save_model(model, out / "openvino_model.xml", compress_to_fp16=precision == "fp16")
+        except RuntimeError as problem:
+            reason = str(problem).strip().splitlines()[-1]
+            raise Refused(f"the weights cannot be written\n  reason  {reason}\n  hint: is the disk full?") from None
     for name in ("config.json", "generation_config.json"):
         if (checkpoint / name).exists():
             shutil.copyfile(checkpoint / name, out / name)
-    report(checkpoint, precision, out)
+    _report(checkpoint, precision, out)
 
 
-def read_ir(core: Any, checkpoint: Path) -> Any:
+def _read_ir(core: Any, checkpoint: Path) -> Any:
     path = checkpoint / "openvino_model.xml"
     try:
         return core.read_model(path)
@@ -76,6 +83,23 @@ def read_ir(core: Any, checkpoint: Path) -> Any:
             f"the checkpoint holds no readable OpenVINO IR\n  reason  {str(problem).strip().splitlines()[-1]}\n"
             "  hint: --checkpoint is a directory that openvino_convert wrote"
         ) from None
+
+
+def bfloat16_to_float16(model: Any) -> None:
+    """Give every bf16 weight that fits the type fp16: save_model narrows only fp32 ones itself."""
+    import numpy as np
+    from openvino import opset13
+
+    print("narrowing weights to fp16", flush=True)
+    for node in model.get_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "bf16":
+            continue
+        wide = node.get_data(dtype=np.float32)
+        if np.abs(wide).max(initial=0) <= np.finfo(np.float16).max:
+            narrow = opset13.constant(wide.astype(np.float16))
+            narrow.set_friendly_name(node.get_friendly_name())
+            node.output(0).replace(narrow.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def compress(model: Any, precision: str, group_size: int | None) -> Any:
@@ -132,7 +156,7 @@ def input_channels(model: Any) -> set[int]:
     return found
 
 
-def report(checkpoint: Path, precision: str, out: Path) -> None:
+def _report(checkpoint: Path, precision: str, out: Path) -> None:
     before = (checkpoint / "openvino_model.bin").stat().st_size
     after = (out / "openvino_model.bin").stat().st_size
     line = f"{precision}: weights {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB"
