@@ -12,6 +12,7 @@ hit.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,8 @@ class Store:
         receipt = self.receipt(key)
         if receipt is None or self.missing(receipt):
             return None
-        os.utime(self._named("results", key))  # used just now: gc removes what was not used for longest
+        with contextlib.suppress(OSError):  # a store that others own
+            os.utime(self._named("results", key))  # used just now: gc removes what was not used for longest
         return receipt
 
     def receipt(self, key: str) -> Receipt | None:
@@ -45,10 +47,10 @@ class Store:
         path = self._named("results", key)
         try:
             return Receipt.parse(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except OSError:
             return None
-        except (ValueError, TypeError):
-            path.unlink(missing_ok=True)
+        except ValueError:
+            _drop(path)
             return None
 
     def missing(self, receipt: Receipt) -> tuple[Entry, ...]:
@@ -130,7 +132,7 @@ class Store:
         path = self.blob(entry.digest)
         if tree.intact(path, entry):
             return True
-        path.unlink(missing_ok=True)
+        _drop(path)
         return False
 
     def _named(self, kind: str, name: str) -> Path:
@@ -139,6 +141,11 @@ class Store:
     def _all(self, kind: str) -> Iterator[str]:
         for folder in sorted((self.root / kind).glob("[0-9a-f][0-9a-f]")):
             yield from sorted(folder.name + path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _drop(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _move(path: Path, target: Path) -> None:
