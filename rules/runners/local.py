@@ -76,13 +76,15 @@ def run(command: Command, heard: Callable[[str], None]) -> int:
             code = process.wait()
         finally:
             _end(process)
+            if process.stdout:
+                process.stdout.close()
     watch.join()
     if watch.late:
         raise TimeoutError
     return code
 
 
-def end_all(grace_s: float = _TERM_SECONDS) -> None:
+def end_all(grace_s: float | None = None) -> None:
     """Ends every command that runs and starts no other: for the signal handler of the whole program."""
     _ending.set()
     with _lock:
@@ -100,7 +102,7 @@ def end_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM end every command that runs, then this program, with 128 + the signal."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        end_all(0.0 if ending() else _TERM_SECONDS)  # asked a second time: at once
+        end_all(0.0 if ending() else None)  # asked a second time: at once
         raise SystemExit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -159,12 +161,12 @@ def _base_env(scratch: Path) -> dict[str, str]:
     }
 
 
-def _end(process: subprocess.Popen[str], grace_s: float = _TERM_SECONDS) -> None:
+def _end(process: subprocess.Popen[str], grace_s: float | None = None) -> None:
     """Ends the process group: gently, then surely. What the leader left running ends too."""
     try:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-            until = time.monotonic() + grace_s
+            until = time.monotonic() + (_TERM_SECONDS if grace_s is None else grace_s)
             while process.poll() is None and time.monotonic() < until:
                 time.sleep(0.02)
     finally:  # also when a second signal interrupts the wait

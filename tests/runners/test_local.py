@@ -1,0 +1,213 @@
+"""Commands on this machine: their environment, their output, and that all of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rules.errors import StepFailed
+from rules.pins import PINS
+from rules.runners import local
+from tests.fakes import PROJECT
+
+
+def _command(tmp_path: Path, code: str, **more: object) -> local.Command:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    fields: dict[str, object] = {"env": {}, "log": tmp_path / "log", "scratch": scratch, **more}
+    return local.Command(argv=[sys.executable, "-c", textwrap.dedent(code)], **fields)  # type: ignore[arg-type]
+
+
+def _alive(pid: int) -> bool:
+    """A zombie that nobody has waited for is dead too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _gone(pid: int) -> bool:
+    until = time.monotonic() + 5
+    while _alive(pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not _alive(pid)
+
+
+def test_output_is_heard_line_by_line_and_kept_in_the_log(tmp_path: Path) -> None:
+    heard: list[str] = []
+    code = "import sys; print('one'); print('two', file=sys.stderr); print('模型 🙂')"
+    assert local.run(_command(tmp_path, code), heard.append) == 0
+    assert sorted(heard) == ["one", "two", "模型 🙂"]
+    assert sorted((tmp_path / "log").read_text(encoding="utf-8").splitlines()) == sorted(heard)
+
+
+def test_a_line_is_heard_at_once(tmp_path: Path) -> None:
+    heard: list[float] = []
+    code = "import time; print('now', flush=True); time.sleep(0.5)"
+    local.run(_command(tmp_path, code), lambda _: heard.append(time.monotonic()))
+    assert time.monotonic() - heard[0] > 0.4
+
+
+def test_output_that_is_no_text_is_kept_as_far_as_it_goes(tmp_path: Path) -> None:
+    heard: list[str] = []
+    assert local.run(_command(tmp_path, r"import os; os.write(1, b'a\xffb\n\x00')"), heard.append) == 0
+    assert heard[0] == "a\ufffdb"
+
+
+def test_a_progress_bar_is_heard_as_lines(tmp_path: Path) -> None:
+    heard: list[str] = []
+    local.run(_command(tmp_path, r"print('1 %\r2 %\r3 %')"), heard.append)
+    assert heard == ["1 %", "2 %", "3 %"]
+
+
+def test_megabytes_of_output_do_not_stop_it(tmp_path: Path) -> None:
+    count = 0
+
+    def hear(_: str) -> None:
+        nonlocal count
+        count += 1
+
+    assert local.run(_command(tmp_path, "for n in range(100_000): print('x' * 50)"), hear) == 0
+    assert count == 100_000
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 255])
+def test_the_exit_code_is_returned(tmp_path: Path, code: int) -> None:
+    assert local.run(_command(tmp_path, f"raise SystemExit({code})"), print) == code
+
+
+def test_a_signal_is_a_negative_exit_code(tmp_path: Path) -> None:
+    assert local.run(_command(tmp_path, "import os; os.kill(os.getpid(), 9)"), print) == -9
+
+
+def test_nothing_of_the_users_environment_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "LD_PRELOAD_X", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "secret")
+    heard: list[str] = []
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    local.run(_command(tmp_path, code, env={"MODE": "a"}), heard.append)
+    seen = json.loads(heard[0])
+    assert "secret" not in heard[0]
+    assert seen.pop("MODE") == "a"
+    assert set(seen) - {"LC_CTYPE"} == set(local._base_env(tmp_path))
+    assert seen["HOME"] == seen["TMPDIR"] == str(tmp_path / "scratch")
+
+
+def test_a_command_reads_nothing_from_the_terminal_and_starts_in_its_scratch_folder(tmp_path: Path) -> None:
+    heard: list[str] = []
+    local.run(_command(tmp_path, "import os, sys; print(repr(sys.stdin.read()), os.getcwd())"), heard.append)
+    assert heard == [f"'' {tmp_path / 'scratch'}"]
+
+
+def test_a_program_that_there_is_not_is_an_os_error(tmp_path: Path) -> None:
+    command = local.Command(argv=["/no/such/program"], env={}, log=tmp_path / "log", scratch=tmp_path)
+    with pytest.raises(FileNotFoundError):
+        local.run(command, print)
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code])
+print(os.getpid(), child.pid, flush=True)
+"""
+
+
+def test_a_timeout_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what ignores SIGTERM, and its children."""
+    monkeypatch.setattr(local, "_TERM_SECONDS", 0.2)
+    heard: list[str] = []
+    with pytest.raises(TimeoutError):
+        local.run(_command(tmp_path, STUBBORN + "time.sleep(60)", timeout_s=1.0), heard.append)
+    assert all(_gone(int(pid)) for pid in heard[0].split())
+
+
+def test_what_the_leader_left_running_ends_with_it(tmp_path: Path) -> None:
+    """It holds the pipe open: without an end of it the build would wait for ever."""
+    heard: list[str] = []
+    started = time.monotonic()
+    assert local.run(_command(tmp_path, STUBBORN), heard.append) == 0
+    assert time.monotonic() - started < 10
+    assert all(_gone(int(pid)) for pid in heard[0].split())
+
+
+def test_a_command_in_time_is_no_timeout(tmp_path: Path) -> None:
+    assert local.run(_command(tmp_path, "print(1)", timeout_s=60.0), print) == 0
+    assert threading.active_count() == 1
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from rules.runners import local
+local.end_on_signals()
+code = sys.argv[1]
+command = local.Command(argv=[sys.executable, "-c", code], env={}, log=Path("log"), scratch=Path("."))
+local.run(command, lambda line: print(line, flush=True))
+"""
+
+
+def _program(tmp_path: Path, code: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A program of ours that runs a command; the pids that the command printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    return process, [int(pid) for pid in process.stdout.readline().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_and_us_with_128_and_its_number(tmp_path: Path, number: int) -> None:
+    process, pids = _program(tmp_path, "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert not err
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_a_second_signal_ends_at_once_what_ignores_the_first(tmp_path: Path) -> None:
+    process, pids = _program(tmp_path, STUBBORN + "time.sleep(60)")
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert time.monotonic() - started < 5
+    assert process.returncode == 130
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_nothing_is_started_once_all_was_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_ending", threading.Event())
+    local.end_all()
+    assert local.ending()
+    with pytest.raises(StepFailed, match="not started"):
+        local.run(_command(tmp_path, "print(1)"), print)
+
+
+def test_the_installed_versions_match() -> None:
+    assert not local.mismatches([("jinja2", PINS["jinja2"])])
+
+
+@pytest.mark.parametrize(("name", "installed"), [("jinja2", PINS["jinja2"]), ("no-such-package", "none")])
+def test_another_version_than_the_key_declares_is_a_problem(name: str, installed: str) -> None:
+    (problem,) = local.mismatches([(name, "0.0")])
+    assert dict(problem.facts)["declared"] == "0.0"
+    assert dict(problem.facts)["installed"] == installed
+    assert "doitw" in problem.hint
