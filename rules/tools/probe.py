@@ -58,8 +58,7 @@ class Probe:
         limits = json.loads(engine.read_text()) if engine.is_file() else {}
         self.max_input_len = int(limits.get("max_input_len", 4096))
         self.max_tokens = min(int(limits.get("max_output_len", 64)), 128)
-        questions = source / "questions.jsonl"
-        lines = questions.read_text().splitlines() if questions.is_file() else []
+        lines = [line for path in source.glob("questions.jsonl") for line in path.read_text("utf-8").splitlines()]
         self.questions: list[Json] = [json.loads(line) for line in lines] or OWN_QUESTIONS
         self.question = str(self.questions[0]["text_input"])
 
@@ -110,9 +109,9 @@ class Probe:
         """Sequences that the engine has accepted and not ended."""
         return self.counter("nv_trt_llm_request_metrics", model="tensorrt_llm", request_type="active")
 
-    def settles(self, value: Callable[[], float], holds: Callable[[float], bool], seconds: float = 10) -> float:
-        """Polls `value` until it `holds` or the time is over; returns the last one."""
-        end = time.monotonic() + seconds
+    def settles(self, value: Callable[[], float], holds: Callable[[float], bool]) -> float:
+        """Polls `value` until it `holds` or 10 s are over; returns the last one."""
+        end = time.monotonic() + 10
         while not holds(now := value()) and time.monotonic() < end:
             time.sleep(0.01)
         return now
@@ -155,9 +154,9 @@ def infer(probe: Probe, model: str, inputs: Inputs, output: str) -> list[list[An
 
 
 def streaming(text: str, **numbers: int) -> Inputs:
-    """What asks the ensemble for a stream."""
-    flags = [("stream", "BOOL", [True]), ("exclude_input_in_output", "BOOL", [True])]
-    return [("text_input", "BYTES", [text]), *((name, "INT32", [n]) for name, n in numbers.items()), *flags]
+    """What asks the ensemble for a stream, which never echoes."""
+    asked = [(name, "INT32", [number]) for name, number in numbers.items()]
+    return [("text_input", "BYTES", [text]), ("stream", "BOOL", [True]), *asked]
 
 
 def health_and_models_are_ready(probe: Probe) -> None:
@@ -211,12 +210,11 @@ def stop_word(probe: Probe) -> None:
     """Text ends at a stop word, given as a string or as a list."""
     whole = probe.answer(probe.question)
     word = re.search(r"(?<=..)[A-Za-z]{2,}", whole)
-    if not word:
+    if word is None:
         raise SkipTest(f"no word to stop at in {whole!r}")
-    before = whole[: whole.index(word[0])]
     for given in (word[0], [word[0], "never said"]):
         cut = probe.answer(probe.question, stop_words=given)
-        expect(cut in (before, before + word[0]), f"{cut!r} does not end at {word[0]!r} in {whole!r}")
+        expect(cut == whole[: word.start()], f"{cut!r} does not end at {word[0]!r} in {whole!r}")
 
 
 def end_id(probe: Probe) -> None:
@@ -256,11 +254,12 @@ def three_streams_in_a_row(probe: Probe) -> None:
 def eight_in_flight_together(probe: Probe) -> None:
     """Eight requests are in the engine at the same time, and each gets its own answer."""
     asked = [probe.questions[i % len(probe.questions)] for i in range(TOGETHER)]
-    most = 0.0
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        futures = [pool.submit(probe.answer, question["text_input"], end_id=-1) for question in asked]
-        while not all(future.done() for future in futures):
-            most = max(most, probe.active())
+    most, rounds = 0.0, 5  # a small model may be through before the last of eight has been sent
+    while most < TOGETHER and (rounds := rounds - 1):
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            futures = [pool.submit(probe.answer, question["text_input"], end_id=-1) for question in asked]
+            while not all(future.done() for future in futures):
+                most = max(most, probe.active())
     probe.record({"requests at once": TOGETHER}, {"most active in the engine": most})
     expect(most == TOGETHER, f"at most {most:.0f} of {TOGETHER} were active together")
     for question, future in zip(asked, futures, strict=True):
@@ -389,7 +388,8 @@ def main() -> int:
         process.terminate()
         process.wait()
     if failed:
-        print(f"    server log  {folder / 'server.log'}", file=sys.stderr)
+        tail = (folder / "server.log").read_text(errors="replace").splitlines()[-8:]
+        print("    server log", folder / "server.log", *tail, sep="\n    ", file=sys.stderr)
         return 1
     (args.out / "summary.txt").write_text(summary, encoding="utf-8")
     shutil.rmtree(folder)

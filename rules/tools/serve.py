@@ -247,6 +247,7 @@ def start(private: Path, wheel: Path, host: str, ports: dict[str, int], log: Pat
 
 def stop(server: subprocess.Popen[bytes]) -> None:
     """Asks the server to end, kills what has not after the grace, and reaps the stubs it leaves."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # bounded in time, and not to be interrupted
     server.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         server.wait(GRACE_SECONDS)
@@ -346,7 +347,7 @@ def serve(args: argparse.Namespace, private: Path, janitor: int) -> None:
 
 
 def on_signal(_number: int, _frame: FrameType | None) -> None:
-    """Ends the program once: stopping is bounded in time and must not be interrupted."""
+    """Ends the program once."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     raise KeyboardInterrupt
 
@@ -367,6 +368,7 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("tritonserver: stopped")
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.close(pipe)
         os.waitpid(janitor, 0)
     return 0
