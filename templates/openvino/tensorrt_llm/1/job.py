@@ -45,6 +45,11 @@ class Channel:
     sent: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def gone(self) -> bool:
+        """Whether the client has cancelled. Triton frees what this asks with the final response: never asked after."""
+        with self._lock:
+            return self.open_jobs > 0 and self.is_cancelled()
+
     def answer(self, response: Any) -> None:
         """Send a response after which more may come."""
         self.sent += 1
@@ -55,8 +60,8 @@ class Channel:
         with self._lock:
             self.open_jobs -= 1
             flags = 0 if self.open_jobs else self.final_flag
-        if response is not None:
-            self.sent += 1
-            self.send(response, flags=flags)
-        elif flags:
-            self.send(flags=flags)
+            if response is not None:
+                self.sent += 1
+                self.send(response, flags=flags)
+            elif flags:
+                self.send(flags=flags)

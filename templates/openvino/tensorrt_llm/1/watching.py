@@ -41,7 +41,7 @@ class Watch(threading.Thread):
         while not self._batcher.stopping:
             live = self._batcher.live()
             for running in live:
-                running.cancelled |= running.answer.channel.is_cancelled()
+                running.cancelled |= running.answer.channel.gone()
             if time.monotonic() >= self._next_question:
                 self._next_question = time.monotonic() + ASK_EVERY_S
                 self._ask([running for running in live if running.answer.number is not None])

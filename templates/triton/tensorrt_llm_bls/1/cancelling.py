@@ -23,7 +23,10 @@ class Canceller:
 
     @contextlib.contextmanager
     def watching(self, name: str, is_cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Watch one request for as long as the block lasts."""
+        """Watch one request for as long as the block lasts; it must end before the final response is sent.
+
+        Triton frees what `is_cancelled` asks together with that response, and a question after it ends the server.
+        """
         with self._wake:
             self._watched[name] = is_cancelled
             self._wake.notify_all()
@@ -45,9 +48,9 @@ class Canceller:
             with self._wake:
                 while not (self._watched or self._closing):
                     self._wake.wait()
-                watched = list(self._watched.items())
-            for name, is_cancelled in watched:
-                if is_cancelled():
-                    self._watched.pop(name, None)
-                    self._stop(name)
+                gone = [name for name, is_cancelled in self._watched.items() if is_cancelled()]
+                for name in gone:
+                    del self._watched[name]
+            for name in gone:
+                self._stop(name)
             time.sleep(PERIOD_S)

@@ -55,7 +55,7 @@ class TritonPythonModel:
         """Answer one request, whatever happens."""
         try:
             self._forward(request, sender)
-        except (ValueError, pb.TritonModelException) as mistake:
+        except Exception as mistake:  # noqa: BLE001 - whatever happens, the request is answered
             sender.send(pb.InferenceResponse(error=pb.TritonError(str(mistake))), flags=FINAL)
 
     def _forward(self, request: Any, sender: Any) -> None:
@@ -65,20 +65,24 @@ class TritonPythonModel:
         prepared = self._call(self._preprocessing, preprocessing_inputs(tensors), parameters)
         name = f"{self._engine}-{os.getpid()}-{next(self._numbers)}"
         with self._canceller.watching(name, sender.is_cancelled):
-            responses = self._infer(name, engine_inputs(tensors, prepared))
-            self._send(responses, sender)
+            last = self._pass_on(self._infer(name, engine_inputs(tensors, prepared)), sender)
+        if last is None:
+            sender.send(flags=FINAL)
+        else:
+            sender.send(last, flags=FINAL)
 
-    def _send(self, responses: Any, sender: Any) -> None:
-        """Detokenise and pass on; a response without ids only closes."""
+    def _pass_on(self, responses: Any, sender: Any) -> Any:
+        """Detokenise and send; the one answer of a model that is not decoupled is returned, to be sent as the last."""
         streams: dict[object, Stream] = {}
         for response in responses:
             tensors = checked(response)
             if "output_ids" in tensors:
                 stream = streams.setdefault(Stream.key(tensors), Stream(accumulate=self._accumulate))
                 answer = self._detokenised(stream.next(tensors))
-                sender.send(answer, flags=0 if self._decoupled else FINAL)
-        if self._decoupled:
-            sender.send(flags=FINAL)
+                if not self._decoupled:
+                    return answer
+                sender.send(answer)
+        return None
 
     def _detokenised(self, tensors: dict[str, Any]) -> Any:
         ids, lengths = tensors.pop("output_ids"), tensors.pop("sequence_length")
