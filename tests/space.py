@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HEAD", "SPEC", "Result", "Space", "writes_anything"]
+__all__ = ["HEAD", "SPEC", "Result", "Space", "texts"]
 
 DODO = 'from rules.tasks import DOIT_CONFIG, task_engines\n__all__ = ["DOIT_CONFIG", "task_engines"]\n'
 HEAD = '[toolchains.cpu]\nbackend = "openvino"\n'
@@ -91,7 +91,7 @@ class Space:
         return loaded
 
 
-def writes_anything(root: Path) -> Iterator[tuple[str, str]]:
+def texts(root: Path) -> Iterator[tuple[str, str]]:
     """Every text below `root` as (path, text)."""
     for path in sorted(root.rglob("*")):
         if path.is_file():

