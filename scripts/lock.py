@@ -106,8 +106,8 @@ def applies(requirement: Requirement, extras: Iterable[str], python: str) -> boo
     return marker is None or any(marker.evaluate({**environment(python), "extra": extra}) for extra in ("", *extras))
 
 
-def ask(python: str, lines: Iterable[str]) -> list[Wheel]:
-    """One round: the wheels that pip would install for these lines, each on its own. Exits with pip's log when it fails."""
+def ask(python: str, lines: list[str]) -> list[Wheel]:
+    """One round: the wheels that pip would install for these lines, in their order. Exits with pip's errors."""
     with tempfile.TemporaryDirectory() as folder:
         asked, report = Path(folder, "asked.txt"), Path(folder, "report.json")
         asked.write_text("\n".join(lines))
@@ -118,7 +118,8 @@ def ask(python: str, lines: Iterable[str]) -> list[Wheel]:
         if done.returncode:
             errors = "\n".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
             sys.exit(f"error: pip found no wheels for Python {python}\n{errors}\nhint: pin another version")
-        return [wheel(entry) for entry in json.loads(report.read_text())["install"]]
+        found = {one.name: one for one in map(wheel, json.loads(report.read_text())["install"])}
+        return [found[canonicalize_name(Requirement(line).name)] for line in lines]
 
 
 def wheel(entry: dict[str, dict[str, object]]) -> Wheel:
@@ -126,8 +127,8 @@ def wheel(entry: dict[str, dict[str, object]]) -> Wheel:
     metadata = entry["metadata"]
     requires = metadata.get("requires_dist", [])
     archive = entry["download_info"]["archive_info"]
-    assert isinstance(requires, list)  # noqa: S101  (narrows JSON for mypy)
-    assert isinstance(archive, dict)  # noqa: S101
+    assert isinstance(requires, list)
+    assert isinstance(archive, dict)
     return Wheel(
         name=canonicalize_name(str(metadata["name"])),
         version=str(metadata["version"]),
@@ -142,10 +143,13 @@ def resolve(python: str, roots: Iterable[str], keep: dict[tuple[str, str], str])
     for requirement in map(Requirement, roots):
         if applies(requirement, (), python):
             want(wanted, requirement)
+    answers: dict[str, Wheel] = {}
     while True:
         before = repr(wanted)
-        torch = torch_wheel(python) if "torch" in wanted else []
-        wheels = ask(python, lines(python, wanted, keep)) + torch
+        asked = list(lines(python, wanted, keep))
+        new = [line for line in asked if line not in answers]
+        answers |= dict(zip(new, ask(python, new), strict=True)) if new else {}
+        wheels = [answers[line] for line in asked] + (torch_wheel(python) if "torch" in wanted else [])
         for name, requirement in asked_by(wheels, wanted, python):
             if name not in FILES_ONLY:
                 want(wanted, requirement)
@@ -201,7 +205,11 @@ def text(resolved: dict[str, list[Wheel]]) -> str:
     # torch first: the largest, and the one that an index may lack, so that pip finds out at once
     for (name, version), where in sorted(pythons.items(), key=lambda item: (item[0][0] != "torch", item[0])):
         marker = "" if len(where) == len(PYTHONS) else f' ; python_version in "{" ".join(where)}"'
-        out.append(" \\\n    ".join([f"{name}=={version}{marker}", *(f"--hash=sha256:{one}" for one in sorted(hashes[name, version]))]))
+        out.append(
+            " \\\n    ".join(
+                [f"{name}=={version}{marker}", *(f"--hash=sha256:{one}" for one in sorted(hashes[name, version]))]
+            )
+        )
     return "\n".join(out) + "\n"
 
 
