@@ -20,12 +20,14 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("tree", "lock", "gpu", "git", "sign", "remote", "runners", "runners.local"),
     ("store", "artifacts", "workbench"),
     ("cache",),
-    ("executor",),
+    ("executor", "upkeep"),
+    ("outlook",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report"),
     ("tasks",),
-    ("commands", "commands.why", "commands.serve", "commands.stop", "commands.schema"),
+    ("commands", "commands.affected", "commands.plan", "commands.schema", "commands.serve", "commands.stop"),
+    ("commands.cache", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

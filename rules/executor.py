@@ -93,6 +93,18 @@ class Executor:
             self._share(action, record, made.receipt, heard)
         return record
 
+    def cached(self, action: Action) -> bool:
+        """Whether the result, as of now, is in the cache. Raises Unknown when an input has not been made yet."""
+        return self.cache.find(actions.key(self.manifest(action))) is not None
+
+    def command_line(self, action: Action, key: str | None) -> list[str]:
+        """The exact command line that would run; where its inputs are not known yet, places stay as `{name}`."""
+        try:
+            places = workbench.places(self._work_folder(key), self._sources(action)) if key else {}
+        except Unknown:
+            places = {}
+        return workbench.argv(action, places)
+
     def _find(self, action: Action, text: str, heard: Heard, *, here: bool) -> Made | None:
         """The result from the cache, laid out when it is wanted here or costs nothing."""
         hit = self.cache.find(actions.key(text))
@@ -112,9 +124,7 @@ class Executor:
         if self.manifest(action) != text:
             return None
         with self._gpus().lease(action.gpus, heard) as lease:
-            work = workbench.Work(
-                action=action, folder=self.artifacts.root / "work" / actions.key(text)[:16], lease=lease
-            )
+            work = workbench.Work(action=action, folder=self._work_folder(actions.key(text)), lease=lease)
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
                 self._untouched(action)
                 receipt = self._keep(actions.key(text), out, action)
@@ -225,6 +235,9 @@ class Executor:
             log=str(self.artifacts.log_path(action.name)) if ran else "",
             changed=tuple(changes(before.manifest, text)) if before else (),
         )
+
+    def _work_folder(self, key: str) -> Path:
+        return self.artifacts.root / "work" / key[:16]
 
     def _lock_path(self, key: str) -> Path:
         root = self.cache.store.root

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 from rules.errors import Misconfigured, Problem
 
-__all__ = ["export", "revision"]
+__all__ = ["export", "planned", "revision"]
 
 
 def revision(root: Path) -> str:
@@ -36,6 +38,24 @@ def export(root: Path, rev: str, target: Path) -> None:
         raise Misconfigured(
             Problem(what=f"{rev!r} is not a revision here", facts=(("git", reason),), hint=hint)
         ) from error
+
+
+def planned(folder: Path, root: Path) -> dict[str, str] | None:
+    """The variants' identities as the rules and models.toml of the exported revision in `folder` give them.
+
+    `root` is where relative paths start. None when that revision cannot tell: it was wrong, or older than the question.
+    """
+    code = (
+        "import json, sys; from pathlib import Path; from rules import plan; "
+        "made = plan.load(Path('models.toml').read_text(encoding='utf-8'), Path(sys.argv[1])); "
+        "print(json.dumps(plan.variant_identities(made)))"
+    )
+    command = [sys.executable, "-c", code, str(root)]
+    try:
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=300)
+        return {str(name): str(identity) for name, identity in json.loads(ran.stdout).items()}
+    except (subprocess.SubprocessError, ValueError):
+        return None
 
 
 def _git(root: Path, *arguments: str) -> str:

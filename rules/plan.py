@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rules import action as actions
 from rules import backend, check, source, spec, steps
-from rules.action import Action
+from rules.action import Action, Files, Input, Output
 from rules.errors import Misconfigured, Problem
 from rules.spec import Spec
 from rules.variant import Variant, expand
 
-__all__ = ["STAGES", "Plan", "load", "make"]
+__all__ = ["STAGES", "Plan", "identities", "load", "make", "variant_identities"]
 
 STAGES = ("source", "checkpoint", "engine", "build", "smoke")
 
@@ -66,6 +67,27 @@ def make(parsed: Spec, root: Path) -> Plan:
         actions=actions,
         names={stage: {name: tuple(members) for name, members in by.items()} for stage, by in names.items()},
     )
+
+
+def identities(plan: Plan) -> dict[str, str]:
+    """Action name -> digest of all that git decides about it: its manifest, with the identities of what it needs in
+    the place of their outputs' digests. Two revisions with equal identities have equal keys.
+    """
+    found: dict[str, str] = {}
+    for name, action in plan.actions.items():
+        named = {key: _identity(source, found) for key, source in action.inputs if not isinstance(source, Files)}
+        found[name] = actions.key(actions.manifest(action, named))
+    return found
+
+
+def variant_identities(plan: Plan) -> dict[str, str]:
+    """Variant name -> the identity of its smoke test, which needs all the rest."""
+    found = identities(plan)
+    return {name: found[f"smoke:{name}"] for name in plan.variants}
+
+
+def _identity(source: Input, found: Mapping[str, str]) -> str:
+    return found[source.action] if isinstance(source, Output) else str(source)
 
 
 class _Entry:

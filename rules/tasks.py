@@ -10,12 +10,12 @@ stage alone is all of it.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from doit.exceptions import InvalidDodoFile, TaskFailed
+from doit.exceptions import InvalidCommand, InvalidDodoFile, TaskFailed
 
 from rules import workspace
 from rules.action import Action
@@ -24,7 +24,7 @@ from rules.plan import STAGES
 from rules.report import Reporter, progress, wanted
 from rules.workspace import Workspace
 
-__all__ = ["DOIT_CONFIG", "here", "task_engines"]
+__all__ = ["DOIT_CONFIG", "here", "named", "task_engines"]
 
 DOIT_CONFIG: Mapping[str, Any] = {
     "dep_file": "artifacts/.doit.db",
@@ -54,6 +54,14 @@ def here() -> Workspace:
         raise InvalidDodoFile(f"{title}\n\n{error}\n") from error
     found.executor.artifacts.root.mkdir(exist_ok=True)
     return found
+
+
+def named(space: Workspace, targets: Iterable[str]) -> list[str]:
+    """The actions behind `targets`, each once. Raises InvalidCommand, exit 3, with the nearest good name."""
+    try:
+        return list(dict.fromkeys(name for target in targets for name in space.actions(target)))
+    except BuildError as error:
+        raise InvalidCommand(str(error)) from error
 
 
 def task_engines() -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast, get_args
 
-from rules import git, gpu
+from rules import git, gpu, upkeep
 from rules import plan as plans
 from rules.artifacts import Artifacts
 from rules.cache import Cache, Mode
@@ -63,9 +63,9 @@ def load(root: Path) -> Workspace:
         problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
         raise Misconfigured(problem) from error
     plan = plans.load(text, root)
-    executor = Executor(
-        Artifacts(root / "artifacts"), _cache(plan, root), plan.actions, gpu.machine, lambda: git.revision(root)
-    )
+    cache = _cache(plan, root)
+    upkeep.enroll(cache.store, root / "artifacts")
+    executor = Executor(Artifacts(root / "artifacts"), cache, plan.actions, gpu.machine, lambda: git.revision(root))
     return Workspace(root=root, plan=plan, executor=executor)
 
 

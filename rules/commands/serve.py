@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from doit.cmd_base import Command
+from doit.doit_cmd import DoitMain
 from doit.exceptions import InvalidCommand
 
 from rules.errors import BuildError, Misconfigured, Problem
 from rules.tasks import here
 from rules.workspace import Workspace
 
-__all__ = ["Serve", "detach", "foreground", "repositories", "tool_argv"]
+__all__ = ["Serve", "build", "detach", "foreground", "repositories", "tool_argv"]
 
 _TOOL = Path(__file__).parents[1] / "tools" / "serve.py"
 _PORTS = (("http", 8000), ("grpc", 8001), ("metrics", 8002))
@@ -44,8 +45,12 @@ class Serve(Command):
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Serves until a signal, or returns when the detached server is ready."""
-        space = here()
         try:
+            variants = [variant.name for variant in here().chosen(pos_args)]
+            failed = build(variants)
+            if failed:
+                return failed
+            space = here()
             chosen = repositories(space, pos_args)
         except BuildError as error:
             raise InvalidCommand(str(error)) from error
@@ -53,6 +58,11 @@ class Serve(Command):
         folder = space.executor.artifacts.root / "server"
         argv = tool_argv(chosen, ports, str(opt_values["host"]), folder / str(os.getpid()))
         return detach(argv, folder / str(os.getpid())) if opt_values["detach"] else foreground(argv)
+
+
+def build(variants: list[str]) -> int:
+    """Brings the repositories of these variants up to date, as `doit build:NAME...` does; doit's exit code."""
+    return int(DoitMain().run(["run", *(f"build:{name}" for name in variants)]))
 
 
 def repositories(space: Workspace, names: list[str]) -> dict[str, Path]:

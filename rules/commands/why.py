@@ -9,9 +9,8 @@ from doit.exceptions import InvalidCommand
 
 from rules.action import Action
 from rules.artifacts import Record, Unknown, changes
-from rules.errors import BuildError
 from rules.executor import Executor
-from rules.tasks import here
+from rules.tasks import here, named
 from rules.workspace import Workspace
 
 __all__ = ["Why", "reasons"]
@@ -30,11 +29,7 @@ class Why(Command):
         if not pos_args:
             raise InvalidCommand("why needs a TARGET, such as engine:NAME")
         space = here()
-        try:
-            names = dict.fromkeys(name for target in pos_args for name in space.actions(target))
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
-        for name in names:
+        for name in named(space, pos_args):
             print("\n".join([name, *(f"    {line}" for line in reasons(space, space.plan.actions[name]))]))
         return 0
 

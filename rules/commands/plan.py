@@ -1,0 +1,114 @@
+"""`doit plan TARGET...`: what would run, what comes from which cache, why, and what it is expected to cost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from doit.cmd_base import Command
+
+from rules.action import Action, Files, Local, Output
+from rules.outlook import Outlook, look
+from rules.tasks import here, named
+from rules.workspace import Workspace
+
+__all__ = ["PlanCommand", "as_json", "as_text"]
+
+_GB = 1e9
+
+
+class PlanCommand(Command):
+    """The command."""
+
+    name = "plan"
+    doc_purpose = "show what would run and why, without running it"
+    doc_usage = "[TARGET...]"
+    doc_description = "TARGET is a stage, or stage:name as for `doit`. Without one: build."
+    cmd_options = (
+        {"name": "json", "long": "json", "type": bool, "default": False, "help": "one object, for programs"},
+    )
+
+    def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
+        """Prints it."""
+        space = here()
+        wanted = closure(space, named(space, pos_args or ["build"]))
+        looked = look(space.executor, wanted)
+        print(json.dumps(as_json(space, looked), indent=1) if opt_values["json"] else as_text(looked))
+        return 0
+
+
+def closure(space: Workspace, names: Iterable[str]) -> list[Action]:
+    """The actions of these names and all that they need, in an order that can be run."""
+    pending, found = list(names), set()
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += space.plan.actions[name].needs()
+    return [action for name, action in space.plan.actions.items() if name in found]
+
+
+def as_text(looked: list[Outlook]) -> str:
+    """A line per action that is not fresh, its reasons below it, and the sum."""
+    width = max((len(look.action.name) for look in looked), default=0)
+    lines = []
+    for one in looked:
+        if one.status != "fresh":
+            lines.append(f"{one.status:8} {one.action.name.ljust(width)}  {_cost(one)}".rstrip())
+            lines += [f"             {reason}" for reason in one.reasons]
+    counts = Counter(one.status for one in looked)
+    total = ", ".join(f"{counts[status]} {status}" for status in ("run", "blocked", "local", "remote", "fresh"))
+    return "\n".join([*lines, f"{total}; {_expected(looked)}"])
+
+
+def as_json(space: Workspace, looked: list[Outlook]) -> dict[str, Any]:
+    """`{"version": 1, "actions": [...]}` in build order; `key` is null where an input's digest is not known yet."""
+    return {"version": 1, "actions": [_row(space, one) for one in looked]}
+
+
+def _row(space: Workspace, one: Outlook) -> dict[str, Any]:
+    action = one.action
+    name = action.name.partition(":")[2]
+    return {
+        "name": action.name,
+        "stage": action.stage,
+        "variant": name if name in space.plan.variants else None,
+        "key": one.key,
+        "status": one.status,
+        "reasons": list(one.reasons),
+        "argv": space.executor.command_line(action, one.key),
+        "env": dict(action.env),
+        "toolchain": dict(action.toolchain),
+        "platform": action.platform,
+        "inputs": {key: _input(source) for key, source in action.inputs},
+        "outputs": list(action.outputs),
+        "gpus": action.gpus,
+        "expected_seconds": one.seconds,
+        "expected_bytes": one.size,
+    }
+
+
+def _input(source: Files | Local | Output) -> str | list[str]:
+    if isinstance(source, Files):
+        return [f"{path or 'file'} {content}" for path, content in source.members]
+    return source.path if isinstance(source, Local) else source.action
+
+
+def _cost(one: Outlook) -> str:
+    if one.status == "remote":
+        return f"{(one.size or 0) / _GB:.2f} GB to fetch"
+    if one.seconds is None or one.status == "local":
+        return ""
+    return f"about {one.seconds / 60:.1f} min"
+
+
+def _expected(looked: list[Outlook]) -> str:
+    to_run = [one for one in looked if one.status in ("run", "blocked")]
+    if any(one.seconds is None for one in to_run):
+        return "nothing like it ran here before, so its time is not known"
+    minutes = sum(one.seconds or 0.0 for one in to_run) / 60
+    made = sum(one.size or 0 for one in to_run)
+    fetched = sum(one.size or 0 for one in looked if one.status == "remote")
+    return f"about {minutes:.1f} min, {made / _GB:.2f} GB to make, {fetched / _GB:.2f} GB to fetch"

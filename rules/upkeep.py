@@ -1,0 +1,177 @@
+"""The store's upkeep: counting, verifying and repairing it, and removing what nobody needs.
+
+A checkout that uses the store leaves its name in `roots/`, so that collecting in one spares what the others have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rules import digest, sign, tree
+from rules.action import Receipt
+from rules.artifacts import Record
+from rules.cache import Cache
+from rules.store import Store
+
+__all__ = ["Limits", "Totals", "collect", "enroll", "needed", "sweep_work", "totals", "unsigned", "verify"]
+
+_GRACE_SECONDS = 3600.0  # a blob may be this old without a result: its build is still writing
+_Heard = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Counts, and bytes; `loose` are the bytes of blobs that no result names."""
+
+    results: int
+    blobs: int
+    size: int
+    loose: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What `collect` keeps: results used in the last `age_s` seconds, the newest up to `size` bytes. None: any."""
+
+    size: int | None = None
+    age_s: float | None = None
+    grace_s: float = _GRACE_SECONDS
+
+
+def totals(store: Store) -> Totals:
+    """What is in the store."""
+    sizes = {content: store.blob(content).stat().st_size for content in store.digests()}
+    results = list(_results(store))
+    named = {entry.digest for _, receipt in results for entry in receipt.entries}
+    loose = sum(size for content, size in sizes.items() if content not in named)
+    return Totals(results=len(results), blobs=len(sizes), size=sum(sizes.values()), loose=loose)
+
+
+def verify(cache: Cache, heard: _Heard) -> tuple[list[str], list[str]]:
+    """Reads every blob again. (repaired, removed): results that came back from the remote, and those that did not."""
+    store = cache.store
+    contents = list(store.digests())
+    with ThreadPoolExecutor() as pool:
+        for count, (content, good) in enumerate(zip(contents, pool.map(_good(store), contents), strict=True), 1):
+            heard(f"read {count} of {len(contents)} blobs")
+            if not good:
+                store.blob(content).unlink(missing_ok=True)
+    repaired, removed = [], []
+    for key, receipt in list(_results(store)):
+        if not store.missing(receipt):
+            continue
+        if cache.fetch(receipt, heard):
+            repaired.append(key)
+        else:
+            store.forget(key)
+            removed.append(key)
+    return repaired, removed
+
+
+def unsigned(cache: Cache) -> list[str]:
+    """The keys of results that no trusted key has signed."""
+    store = cache.store
+    return [
+        key
+        for key, receipt in _results(store)
+        if not sign.believed(store.note("signatures", key), key, receipt, cache.trusted)
+    ]
+
+
+def enroll(store: Store, artifacts: Path) -> None:
+    """Notes that the checkout with this artifacts folder uses the store."""
+    path = store.root / "roots" / digest.of_text(str(artifacts))[:16]
+    if not path.exists():
+        with contextlib.suppress(OSError):
+            tree.write(path, f"{artifacts}\n")
+
+
+def needed(store: Store) -> set[str]:
+    """The keys that some checkout's artifacts were made with. A checkout that is gone needs nothing."""
+    keys = set()
+    for root in (store.root / "roots").glob("[0-9a-f]*"):
+        artifacts = Path(root.read_text(encoding="utf-8").strip())
+        if not artifacts.is_dir():
+            root.unlink(missing_ok=True)
+            continue
+        for path in artifacts.glob("*/*.record.json"):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                keys.add(Record.parse(path.read_text(encoding="utf-8")).key)
+    return keys
+
+
+def collect(store: Store, keep: set[str], limits: Limits) -> int:
+    """Removes results beyond `limits`, least recently used first and never one of `keep`, then what no result needs.
+
+    Returns the bytes that were freed.
+    """
+    before = _size(store)
+    now = time.time()
+    by_use = sorted(_results(store), key=lambda pair: -_used(store, pair[0]))
+    size = 0
+    for key, receipt in by_use:
+        size += receipt.size()
+        too_old = limits.age_s is not None and now - _used(store, key) > limits.age_s
+        too_much = limits.size is not None and size > limits.size
+        if key not in keep and (too_old or too_much):
+            store.forget(key)
+            size -= receipt.size()
+    _sweep(store, now - limits.grace_s)
+    return before - _size(store)
+
+
+def sweep_work(artifacts: Path, wanted: set[Path], grace_s: float) -> None:
+    """Removes work folders and half-made files of builds that ended, and outputs of actions that are no more."""
+    old = time.time() - grace_s
+    for path in (*artifacts.glob("work/*"), *artifacts.glob("*/.*")):
+        if path.stat().st_ctime < old:
+            _remove(path)
+    for record in artifacts.glob("*/*.record.json"):
+        folder = record.with_name(record.name.removesuffix(".record.json"))
+        if folder not in wanted:
+            for path in (folder, record, folder.with_name(f"{folder.name}.receipt.json")):
+                _remove(path)
+
+
+def _sweep(store: Store, old: float) -> None:
+    """Removes blobs that no result names, and half-written files. Locks stay: removing one in use is a race."""
+    named = {entry.digest for _, receipt in _results(store) for entry in receipt.entries}
+    for content in list(store.digests()):
+        path = store.blob(content)
+        if content not in named and path.stat().st_ctime < old:
+            path.unlink(missing_ok=True)
+    for path in store.root.glob("*/*/.*"):
+        if path.stat().st_ctime < old:
+            _remove(path)
+
+
+def _results(store: Store) -> Iterator[tuple[str, Receipt]]:
+    for key in store.keys():  # noqa: SIM118 - a method of ours
+        receipt = store.receipt(key)
+        if receipt:
+            yield key, receipt
+
+
+def _good(store: Store) -> Callable[[str], bool]:
+    return lambda content: digest.of_file(store.blob(content)) == content
+
+
+def _size(store: Store) -> int:
+    return sum(store.blob(content).stat().st_size for content in store.digests())
+
+
+def _used(store: Store, key: str) -> float:
+    return store.result_path(key).stat().st_mtime
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
