@@ -37,8 +37,8 @@ class CacheCommand(Command):
         "status | verify [--signatures] | gc [--size 200G] [--age DAYS] [--all] | push TARGET... | pull TARGET..."
     )
     doc_description = (
-        "gc never removes what a checkout's artifacts were made with, unless --all. push and pull take what plan takes; "
-        "pull brings the bytes too, so that a machine without a network can build from them."
+        "gc never removes what a checkout's artifacts were made with, unless --all. push and pull take what plan "
+        "takes; pull brings the bytes too, so that a machine without a network can build from them."
     )
     cmd_options = _OPTIONS
 
@@ -60,9 +60,7 @@ def _status(space: Workspace, options: dict[str, Any], targets: list[str]) -> in
     cache = space.executor.cache
     found = upkeep.totals(cache.store)
     print(f"store    {cache.store.root}")
-    print(
-        f"         {found.results} results, {found.blobs} blobs, {_size(found.size)}, of which {_size(found.loose)} loose"
-    )
+    print(f"         {found.results} results, {found.blobs} blobs, {_size(found.size)}, {_size(found.loose)} loose")
     print(f"remote   {cache.remote.url if cache.remote else 'none'}{f', {cache.mode}' if cache.remote else ''}")
     print(f"trusted  {', '.join(sorted(cache.trusted)) or 'anybody who can write to the remote'}")
     return 0
