@@ -72,10 +72,11 @@ def render(args: argparse.Namespace) -> None:
     models = {name: fill(config, values) for name, config in contract.items()}
     files = rendered_files(args.templates, models)
     check_configs(files)
+    engine, tokenizer = contents(args.engine), contents(args.tokenizer)
     write(files, args.out)
-    place(args.engine, args.out / ENGINE_USER / LAYOUT["engine_dir"])
+    place(engine, args.out / ENGINE_USER / LAYOUT["engine_dir"])
     for model in TOKENIZER_USERS:
-        place(args.tokenizer, args.out / model / LAYOUT["tokenizer_dir"])
+        place(tokenizer, args.out / model / LAYOUT["tokenizer_dir"])
     print(f"rendered {len(models)} models: {', '.join(models)}", flush=True)
 
 
@@ -214,16 +215,21 @@ def write(files: dict[str, bytes], out: Path) -> None:
                 (version / ".keep").touch()  # artifacts are lists of files: an empty directory would be lost
 
 
-def place(source: Path, target: Path) -> None:
-    """Lay out a directory's files by hard link, or copy where the file system cannot."""
-    files = [path for path in sorted(source.rglob("*")) if path.is_file()] if source.is_dir() else []
+def contents(folder: Path) -> dict[str, Path]:
+    """Relative path -> file of everything below a directory."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if not files:
-        raise Refused("there is nothing to serve", [f"directory  {source}"], "--engine and --tokenizer are directories")
-    for file in files:
-        link = target / file.relative_to(source)
+        raise Refused("there is nothing to serve", [f"directory  {folder}"], "--engine and --tokenizer are directories")
+    return {path.relative_to(folder).as_posix(): path.resolve() for path in files}
+
+
+def place(files: dict[str, Path], target: Path) -> None:
+    """Lay files out by hard link, or copy where the file system cannot."""
+    for path, file in files.items():
+        link = target / path
         link.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(file.resolve(), link)
+            os.link(file, link)
         except OSError:
             shutil.copyfile(file, link)
 

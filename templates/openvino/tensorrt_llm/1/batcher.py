@@ -144,7 +144,7 @@ class Batcher:
         try:
             config = generation_config(self._genai, job.sampling)
             running.handle = self._pipeline.add_request(self._numbers, prompt, config)
-        except RuntimeError as reason:
+        except (RuntimeError, TypeError, ValueError) as reason:
             running.answer.channel.end(failure(f"refused by the engine: {last_line(reason)}"))
             return False
         return True

@@ -58,7 +58,8 @@ class Cutter:
         self._utf8.decode(piece)
         if self._stops.texts or self._stops.ids:
             self._stop(before)
-        if not (self.stopped or unsettled or self._utf8.getstate()[0]) and self._text:
+        begun = bool(self._text) or not self.pieces.strips_first_space
+        if begun and not (self.stopped or unsettled or self._utf8.getstate()[0]):
             self.safe = max(self.safe, self._undecided())
 
     def _undecided(self) -> int:

@@ -61,7 +61,7 @@ class TritonPythonModel:
             return
         todo = jobs(tensors, self._settings)
         channel = Channel(
-            send=sender.send,
+            send=functools.partial(deliver, sender),
             is_cancelled=sender.is_cancelled,
             request_id=request.request_id(),
             final_flag=FINAL,
@@ -75,6 +75,14 @@ class TritonPythonModel:
         """Answer what is in flight and end the threads."""
         self._batcher.stop()
         self._watch.join()
+
+
+def deliver(sender: Any, *response: Any, flags: int = 0) -> None:
+    """Send; a way back that is broken is one client's loss, never the batch's."""
+    try:
+        sender.send(*response, flags=flags)
+    except pb.TritonModelException as reason:
+        pb.Logger.log_warn(f"a response could not be delivered: {reason}")
 
 
 def called_by_ensemble(outputs: set[str]) -> bool:

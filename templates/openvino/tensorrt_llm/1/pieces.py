@@ -29,6 +29,7 @@ class Pieces:
         self._alphabet = byte_alphabet() if '"ByteLevel"' in decoders else {}
         self._fallback = '"ByteFallback"' in decoders
         self._plain = bool(self._alphabet) or self._fallback or '"Metaspace"' in decoders
+        self.strips_first_space = not self._alphabet  # so the first response must hold the first text
         self._special = {token["id"] for token in declared.get("added_tokens", []) if token["special"]}
         self._known: dict[int, tuple[bytes, bool]] = {}
 

@@ -67,7 +67,10 @@ def streams_seen(postprocessing: str, numbers: list[int]) -> list[int]:
         pb.Tensor("SEQUENCE_LENGTH", np.array([numbers], np.int32)),
     ]
     request = pb.InferenceRequest(model_name=postprocessing, requested_output_names=["OUTPUT"], inputs=question)
-    response: Any = request.exec()
+    try:
+        response: Any = request.exec()
+    except pb.TritonModelException:  # it is being unloaded, or never was loaded
+        return []
     if response.has_error():
         return []
     return [int(number) for number in response.output_tensors()[0].as_numpy().ravel()]
