@@ -42,6 +42,7 @@ class Cutter:
         self.ids: list[int] = []
         self.safe = 0
         self.stopped = False
+        self._unsettled = False
         self.pieces = pieces
         self._stops = stops
         self._text = bytearray()
@@ -51,6 +52,8 @@ class Cutter:
     def add(self, token: int) -> None:
         """Take the next id; it may complete a stop word, which is then cut off."""
         piece, unsettled = self.pieces[token]
+        if piece:  # a token without text is skipped in detokenising, and does not settle what went before
+            self._unsettled = unsettled
         self.ids.append(token)
         before = len(self._text)
         self._text += piece
@@ -59,7 +62,7 @@ class Cutter:
         if self._stops.texts or self._stops.ids:
             self._stop(before)
         begun = bool(self._text) or not self.pieces.strips_first_space
-        if begun and not (self.stopped or unsettled or self._utf8.getstate()[0]):
+        if begun and not (self.stopped or self._unsettled or self._utf8.getstate()[0]):
             self.safe = max(self.safe, self._undecided())
 
     def _undecided(self) -> int:
