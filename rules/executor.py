@@ -84,8 +84,8 @@ class Executor:
         made, text = None, ""
         while made is None:
             text = self.manifest(action)
-            with alone(self._lock_path(actions.key(text)), action.name, heard):
-                made = self._find(action, text, heard, here=here) or self._run(action, text, heard)
+            with alone(self._lock_path(actions.key(text)), action.name, heard) as lock:
+                made = self._find(action, text, heard, here=here) or self._run(action, text, lock, heard)
         record = self._record(action, text, made, started, time.monotonic() - began)
         self.artifacts.write(action.name, made.receipt, record)
         if made.how == "ran":
@@ -117,14 +117,14 @@ class Executor:
         self._lay_out(action.name, hit.receipt)
         return Made(receipt=hit.receipt, how=hit.where, here=True)
 
-    def _run(self, action: Action, text: str, heard: Heard) -> Made | None:
+    def _run(self, action: Action, text: str, lock: int, heard: Heard) -> Made | None:
         """The result of the command; None when bringing its inputs here changed what they are."""
         for name in action.needs():
             self._bring(name, heard)
         if self.manifest(action) != text:
             return None
         with self._gpus().lease(action.gpus, heard) as lease:
-            work = workbench.Work(action=action, folder=self._work_folder(actions.key(text)), lease=lease)
+            work = workbench.Work(action=action, folder=self._work_folder(actions.key(text)), lease=lease, lock=lock)
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
                 self._untouched(action)
                 receipt = self._keep(actions.key(text), out, action)

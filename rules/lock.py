@@ -19,8 +19,11 @@ _AGAIN_SECONDS = 0.5
 
 
 @contextlib.contextmanager
-def alone(path: Path, name: str, heard: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock file `path` for the action `name`; while another process or thread holds it, `heard` is told."""
+def alone(path: Path, name: str, heard: Callable[[str], None]) -> Iterator[int]:
+    """Holds the lock file `path` for the action `name`; while another process or thread holds it, `heard` is told.
+
+    Gives the lock's descriptor: a command that has it holds the lock with us, until both have ended.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         while True:
@@ -34,7 +37,7 @@ def alone(path: Path, name: str, heard: Callable[[str], None]) -> Iterator[None]
         file.truncate()
         file.write(f"process {os.getpid()} on {platform.node()}, which makes {name}")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def _holder(path: Path) -> str:

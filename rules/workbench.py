@@ -33,11 +33,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """An action to be run in `folder`, on the GPUs of `lease`."""
+    """An action to be run in `folder`, on the GPUs of `lease`, by the holder of the key's `lock`."""
 
     action: Action
     folder: Path
     lease: Lease
+    lock: int
 
 
 @contextlib.contextmanager
@@ -90,7 +91,7 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         log=log,
         scratch=scratch,
         timeout_s=action.timeout_s,
-        inherit=work.lease.descriptors,
+        inherit=(*work.lease.descriptors, work.lock),
     )
     try:
         code = local.run(command, line)

@@ -20,6 +20,7 @@ from rules.errors import Problem, StepFailed
 __all__ = ["Command", "end_all", "end_on_signals", "ending", "mismatches", "python", "run"]
 
 _TERM_SECONDS = 10.0
+_LEASH = str(Path(__file__).with_name("leash.py"))
 _running: set[subprocess.Popen[str]] = set()
 _lock = threading.RLock()  # the signal handler may interrupt the thread that holds it
 _ending = threading.Event()
@@ -29,7 +30,7 @@ _ending = threading.Event()
 class Command:
     """`log` receives all output; `scratch` is a folder the command may fill; `timeout_s` None is no limit.
 
-    `inherit` are file descriptors that stay open in the command, such as the locks of its GPUs.
+    `inherit` are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end.
     """
 
     argv: Sequence[str]
@@ -66,7 +67,7 @@ def run(command: Command, heard: Callable[[str], None]) -> int:
     """
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with command.log.open("w", encoding="utf-8", errors="replace") as log:
-        process = _start(command)
+        process, leash = _start(command)
         watch = _Watch(process, command.timeout_s)
         try:
             for line in process.stdout or ():
@@ -76,6 +77,7 @@ def run(command: Command, heard: Callable[[str], None]) -> int:
             code = process.wait()
         finally:
             _end(process)
+            os.close(leash)
             if process.stdout:
                 process.stdout.close()
     watch.join()
@@ -127,12 +129,14 @@ class _Watch(threading.Thread):
         _end(self._process)
 
 
-def _start(command: Command) -> subprocess.Popen[str]:
+def _start(command: Command) -> tuple[subprocess.Popen[str], int]:
+    """The process, and the end of its leash that is ours: it ends when that is closed, also by our own end."""
     with _lock:
         if ending():
             raise StepFailed(Problem(what="not started: the build was ended"))
+        theirs, ours = os.pipe()
         process = subprocess.Popen(
-            command.argv,
+            [sys.executable, "-I", "-S", _LEASH, str(theirs), *command.argv],
             env={**_base_env(command.scratch), **command.env},
             cwd=command.scratch,
             stdin=subprocess.DEVNULL,
@@ -141,11 +145,12 @@ def _start(command: Command) -> subprocess.Popen[str]:
             text=True,
             encoding="utf-8",
             errors="replace",
-            pass_fds=command.inherit,
+            pass_fds=(theirs, *command.inherit),
             start_new_session=True,  # one process group, so that ending it leaves no orphan
         )
+        os.close(theirs)
         _running.add(process)
-    return process
+    return process, ours
 
 
 def _base_env(scratch: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,44 @@ def test_a_command_reads_nothing_from_the_terminal_and_starts_in_its_scratch_fol
     assert heard == [f"'' {tmp_path / 'scratch'}"]
 
 
-def test_a_program_that_there_is_not_is_an_os_error(tmp_path: Path) -> None:
+def test_a_program_that_there_is_not_fails_as_in_a_shell(tmp_path: Path) -> None:
     command = local.Command(argv=["/no/such/program"], env={}, log=tmp_path / "log", scratch=tmp_path)
-    with pytest.raises(FileNotFoundError):
-        local.run(command, print)
+    heard: list[str] = []
+    assert local.run(command, heard.append) == 127
+    assert heard == ["/no/such/program: No such file or directory"]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from rules.runners import local
+scratch = Path(sys.argv[1])
+code = (
+    "import os, subprocess, time; child = subprocess.Popen(['sleep', '60']); "
+    "print(os.getpid(), child.pid, flush=True); time.sleep(60)"
+)
+command = local.Command(argv=[sys.executable, "-c", code], env={}, log=scratch / "log", scratch=scratch)
+local.run(command, lambda line: print(line, flush=True))
+"""
+
+
+def test_a_command_ends_with_us_even_when_we_are_killed(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as holder:
+        assert holder.stdout is not None
+        pids = [int(word) for word in holder.stdout.readline().split()]
+        holder.kill()
+    assert len(pids) == 2
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_what_a_command_inherits_stays_open_until_it_has_ended_and_is_not_its_own(tmp_path: Path) -> None:
+    lock = (tmp_path / "lock").open("w")
+    code = "import os; print(sorted(os.listdir('/proc/self/fd')))"
+    heard: list[str] = []
+    with lock:
+        local.run(replace(_command(tmp_path, code), inherit=(lock.fileno(),)), heard.append)
+    assert heard == ["['0', '1', '2', '3']"]  # 3 is the listing's own
 
 
 STUBBORN = """
