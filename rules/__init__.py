@@ -9,7 +9,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("action",),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
-    ("pins", "source", "spec"),
+    ("pins", "release", "source", "spec"),
     ("steps", "variant"),
     ("backends", "backends.openvino"),
     ("backend",),
