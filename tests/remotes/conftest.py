@@ -1,0 +1,60 @@
+"""Remotes that a test may ask for. Nothing of the user's own accounts reaches a test."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import nginx, s3rver
+from tests.shelf import Shelf, shelf
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name.startswith(("AWS_", "AZURE_", "GOOGLE_", "ENGINES_", "NETRC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def cache() -> Iterator[Shelf]:
+    with shelf() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def nginx_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nginx")
+
+
+@pytest.fixture(scope="session")
+def nginx_port(nginx_root: Path) -> Iterator[int]:
+    with nginx(nginx_root) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with s3rver(tmp_path_factory.mktemp("s3")) as port:
+        yield port
+
+
+@pytest.fixture
+def s3_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "S3RVER")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3RVER")
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 MiB and a bit: nine whole parts and a rest."""
+    path = tmp_path_factory.mktemp("big") / "big"
+    path.write_bytes(random.Random(7).randbytes(72 * MIB + 12345))
+    return path
