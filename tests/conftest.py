@@ -45,6 +45,21 @@ def workspace(tmp_path: Path, shared_site: Path) -> Space:
     return Space(root, shared_site)
 
 
+@pytest.fixture(scope="session")
+def once_built(tmp_path_factory: pytest.TempPathFactory, shared_site: Path) -> Path:
+    """A workspace with its smoke test made."""
+    space = Space(tmp_path_factory.mktemp("built"), shared_site)
+    space.build("smoke")
+    space.ran()
+    return space.root
+
+
+@pytest.fixture
+def built(tmp_path: Path, once_built: Path, shared_site: Path) -> Space:
+    """A copy of it. What doit remembers of the original's paths is of no use here, and not needed."""
+    return Space(Path(shutil.copytree(once_built, tmp_path / "space")), shared_site)
+
+
 @pytest.fixture
 def own_site(tmp_path: Path, shared_site: Path) -> Path:
     """A site of the test's own, whose tools and templates it may edit."""

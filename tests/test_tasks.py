@@ -14,21 +14,6 @@ BUILD = ["tiny", "openvino_convert", "openvino_quantize", "openvino_compile", "r
 SHAPE = "{ batch = 8, isl = 256, osl = 64 }"
 
 
-@pytest.fixture(scope="session")
-def once_built(tmp_path_factory: pytest.TempPathFactory, shared_site: Path) -> Path:
-    """A workspace with its smoke test made."""
-    space = Space(tmp_path_factory.mktemp("built"), shared_site)
-    space.build("smoke")
-    assert space.ran() == [*BUILD, "probe"]
-    return space.root
-
-
-@pytest.fixture
-def built(tmp_path: Path, once_built: Path, shared_site: Path) -> Space:
-    """A copy of it. What doit remembers of the original's paths is of no use here, and not needed."""
-    return Space(Path(shutil.copytree(once_built, tmp_path / "space")), shared_site)
-
-
 def test_a_folder_with_a_models_toml_and_a_two_line_dodo_builds(workspace: Space) -> None:
     assert sorted(path.name for path in workspace.root.iterdir()) == ["dodo.py", "models.toml"]
     assert len(workspace.read("dodo.py").splitlines()) == 2
