@@ -1,0 +1,276 @@
+"""What clients may ask of a served engine, and what they may not, against the real Triton server.
+
+Three repositories in one server: `bytes` (byte-level tokenizer, streams), `marks` (SentencePiece style tokenizer,
+streams, the BLS accumulates) and `once` (not decoupled).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openvino_genai")
+pytest.importorskip("tritonclient.grpc")
+
+from tests.e2e.served import Client, engine, repository, tensor
+from tests.serving import Server, until
+
+pytestmark = pytest.mark.server
+
+PATHS = ("ensemble", "tensorrt_llm_bls")
+TEXT = "def 你好 🙂("
+LONG = {"text_input": TEXT, "max_tokens": 1800, "end_id": -1}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    folder = tmp_path_factory.mktemp("served")
+    bytes_, marks = engine(folder / "bytes", "gpt2"), engine(folder / "marks", "llama")
+    repositories = {
+        "bytes": repository(bytes_, folder / "repositories/bytes"),
+        "marks": repository(marks, folder / "repositories/marks", accumulate_tokens="true"),
+        "once": repository(
+            bytes_, folder / "repositories/once", decoupled_mode="false", exclude_input_in_output="false"
+        ),
+    }
+    server = Server(_folder(folder / "server"), **repositories)
+    yield Client(server)
+    server.end(signal.SIGTERM)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _text(events: list[dict[str, Any]]) -> str:
+    return "".join(event["text_output"] for event in events)
+
+
+@pytest.fixture(params=[f"{path}__{variant}" for path in PATHS for variant in ("bytes", "marks")])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_stream_adds_up_to_the_answer(client: Client, model: str, seed: int) -> None:
+    sampled = {"text_input": TEXT, "max_tokens": 40, "top_p": 1.0, "temperature": 2.0, "seed": seed, "end_id": -1}
+    whole = client.generate(model, **sampled)["text_output"]
+    events = client.stream(model, **sampled)
+    accumulates = model == "tensorrt_llm_bls__marks"
+    assert (events[-1]["text_output"] if accumulates else _text(events)) == whole
+    assert len(events) > 5
+
+
+def test_nested_parameters_mean_the_same(client: Client, model: str) -> None:
+    flat = client.generate(model, text_input=TEXT, max_tokens=6, random_seed=4, top_k=50)
+    nested = client.generate(model, text_input=TEXT, parameters={"max_tokens": 6, "random_seed": 4, "top_k": 50})
+    assert "text_output" in flat
+    assert flat == nested
+
+
+def test_only_what_was_asked_for_comes_back(client: Client, model: str) -> None:
+    plain = client.generate(model, text_input=TEXT, max_tokens=4)
+    more = {"return_log_probs": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
+    full = client.generate(model, text_input=TEXT, max_tokens=4, end_id=-1, **more)
+    extra = {"cum_log_probs", "output_log_probs", "num_input_tokens", "num_output_tokens"}
+    assert set(full) - set(plain) == extra
+    assert full["num_output_tokens"] == len(full["output_log_probs"]) == 4
+    assert full["cum_log_probs"] == pytest.approx(sum(full["output_log_probs"]), rel=1e-5)
+    assert all(value <= 0 for value in full["output_log_probs"])
+
+
+def test_the_prompt_is_in_the_answer_unless_it_is_excluded(client: Client, model: str) -> None:
+    alone = client.generate(model, text_input="abc", max_tokens=4)["text_output"]
+    echoed = client.generate(model, text_input="abc", max_tokens=4, exclude_input_in_output=False)["text_output"]
+    assert echoed.startswith("abc")
+    assert echoed.endswith(alone.strip())
+
+
+def test_text_ends_before_a_stop_word(client: Client, model: str) -> None:
+    asked = {"text_input": TEXT, "max_tokens": 24, "end_id": -1, "temperature": 1.5, "top_p": 1.0, "seed": 11}
+    whole = client.generate(model, **asked)["text_output"]
+    word = whole[len(whole) // 2 :][:3]
+    for stop in (word, ["never seen", "", word]):
+        assert client.generate(model, **asked, stop_words=stop)["text_output"] == whole[: whole.index(word)]
+        streamed = client.stream(model, **asked, stop_words=stop)
+        text = streamed[-1]["text_output"] if model == "tensorrt_llm_bls__marks" else _text(streamed)
+        assert text == whole[: whole.index(word)]
+
+
+def test_beams_are_answered_best_first(client: Client, model: str) -> None:
+    answer = client.generate(model, text_input=TEXT, max_tokens=6, beam_width=3, return_log_probs=True)
+    assert len(answer["text_output"]) == 3
+    assert answer["cum_log_probs"] == sorted(answer["cum_log_probs"], reverse=True)
+
+
+def test_a_batch_of_prompts_streams_under_its_indices(client: Client, model: str) -> None:
+    events = client.stream(model, text_input=["abc", TEXT], max_tokens=[3, 3], stream=[False, False])
+    alone = [client.generate(model, text_input=text, max_tokens=3)["text_output"] for text in ("abc", TEXT)]
+    assert {event["batch_index"]: event["text_output"] for event in events} == dict(enumerate(alone))
+
+
+def test_a_seed_gives_the_same_text_in_company(client: Client) -> None:
+    asked = {"text_input": TEXT, "max_tokens": 16, "top_p": 1.0, "seed": 5, "end_id": -1}
+    alone = client.generate("ensemble__bytes", **asked)["text_output"]
+    found: list[str] = []
+    ask = [{**asked, "seed": seed} for seed in (5, 6, 5, 7, 5)]
+    threads = [
+        threading.Thread(target=lambda one=one: found.append(client.generate("ensemble__bytes", **one)["text_output"]))
+        for one in ask
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 3
+    assert found.count(alone) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"temprature": 0.5}, "temprature (did you mean temperature?)"),
+        ({"parameters": {"top_n": 3}}, "top_n"),
+        ({"bad_words": ["x"]}, "bad_words"),
+        ({"embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]}, "embedding_bias_words"),
+        ({"num_return_sequences": 2}, "num_return_sequences"),
+        ({"return_context_logits": True}, "return_context_logits"),
+        ({"guided_decoding_guide_type": "json", "guided_decoding_guide": "{}"}, "guided_decoding_guide"),
+        ({"lora_task_id": 1}, "lora_task_id"),
+        ({"text_input": "x " * 500_000}, "tokens, the engine takes 120 (max_input_len)"),
+        ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_tokens": 100_000}, "100000, the engine makes at most"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"beam_width": 0}, "beam_width is 0"),
+        ({"beam_width": 9}, "beam_width is 9"),
+        ({"end_id": 10_000_000}, "end_id is 10000000"),
+        ({"stop_words": ["ab"] * 5000}, "stop_words"),
+        ({"max_tokens": "many"}, "Unable to parse"),  # Triton's own words, before any model is asked
+        ({"max_tokens": [1, 2]}, ""),
+        ({"text_input": []}, ""),
+    ],
+)
+def test_what_cannot_be_is_one_requests_error_that_names_the_field(
+    client: Client, model: str, fields: dict[str, Any], words: str
+) -> None:
+    answer = client.generate(model, **{"text_input": TEXT, "max_tokens": 4, **fields})
+    assert words in answer.get("error", "no error"), answer
+    assert client.generate(model, text_input=TEXT, max_tokens=2)["text_output"]
+
+
+def test_empty_text_is_an_error_only_where_it_gives_no_token(client: Client) -> None:
+    assert "text_input is empty" in client.generate("ensemble__bytes", text_input="", max_tokens=4)["error"]
+    assert client.generate("ensemble__marks", text_input="", max_tokens=4)["text_output"], "<s> is a beginning"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"text_input": b"\xff\xfe bad"}, "text_input is not UTF-8"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": math.inf, "top_p": 0.5}, "temperature is inf"),
+        ({"max_tokens": 4.5}, "max_tokens"),
+        ({"stop_words": [b"\xc3"]}, "stop_words is not UTF-8"),
+    ],
+)
+def test_broken_tensors_over_grpc_are_errors(client: Client, path: str, arrays: dict[str, Any], words: str) -> None:
+    request = {"text_input": TEXT.encode(), "max_tokens": 4, **arrays}
+    *_, last = client.over_grpc(f"{path}__bytes", **request)
+    assert isinstance(last, Exception)
+    assert words in str(last)
+
+
+def test_grpc_streams_the_same_text(client: Client) -> None:
+    asked = {"text_input": TEXT.encode(), "max_tokens": 20, "end_id": -1}
+    pieces = [one.as_numpy("text_output").item() for one in client.over_grpc("ensemble__bytes", **asked, stream=True)]
+    whole = client.generate("ensemble__bytes", text_input=TEXT, max_tokens=20, end_id=-1)["text_output"]
+    assert b"".join(pieces).decode() == whole
+
+
+def test_requests_join_a_running_batch(client: Client) -> None:
+    threads = [threading.Thread(target=client.generate, args=("ensemble__marks",), kwargs=LONG) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    seen = 0.0
+    while any(thread.is_alive() for thread in threads):
+        seen = max(seen, client.gauge("tensorrt_llm__marks", "scheduled"))
+    assert seen == 8
+    assert client.idle("tensorrt_llm__marks", 5)
+
+
+@pytest.fixture
+def company(client: Client) -> Iterator[list[threading.Thread]]:
+    """Seven requests that keep the engine busy for some seconds, so that an eighth is seen to go before them."""
+    threads = [threading.Thread(target=client.generate, args=("ensemble__marks",), kwargs=LONG) for _ in range(7)]
+    for thread in threads:
+        thread.start()
+    until(lambda: client.gauge("tensorrt_llm__marks", "active") == 7, 5)
+    yield threads
+    for thread in threads:
+        thread.join()
+    assert client.idle("tensorrt_llm__marks", 5)
+
+
+def _leaves(client: Client, company: list[threading.Thread]) -> bool:
+    """Whether the eighth goes while all others are still there."""
+    assert client.gauge("tensorrt_llm__marks", "active") == 8
+    until(lambda: client.gauge("tensorrt_llm__marks", "active") == 7, 30)
+    return all(thread.is_alive() for thread in company)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_client_that_hangs_up_frees_its_place(client: Client, company: list[threading.Thread], path: str) -> None:
+    client.abandon_http(f"/v2/models/{path}__marks/generate_stream", stream=True, **LONG)
+    assert _leaves(client, company)
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"), [("ensemble", True), ("tensorrt_llm_bls", True), ("tensorrt_llm_bls", False)]
+)
+def test_a_cancelled_grpc_request_frees_its_place(
+    client: Client, company: list[threading.Thread], path: str, stream: bool
+) -> None:
+    arrays = {**LONG, "text_input": TEXT.encode(), "stream": stream}
+    with client.grpc() as connection:
+        connection.start_stream(lambda result, error: None)
+        connection.async_stream_infer(f"{path}__marks", [tensor(*item) for item in arrays.items()])
+        until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 5)
+        connection.stop_stream(cancel_requests=True)
+    assert _leaves(client, company)
+
+
+def test_the_engine_itself_notices_a_cancelled_request(client: Client, company: list[threading.Thread]) -> None:
+    arrays = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": 1800, "end_id": -1, "streaming": True}
+    with client.grpc() as connection:
+        connection.start_stream(lambda result, error: None)
+        connection.async_stream_infer("tensorrt_llm__marks", [tensor(*item) for item in arrays.items()])
+        until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 5)
+        connection.stop_stream(cancel_requests=True)
+    assert _leaves(client, company)
+
+
+def test_the_engines_own_stream_carries_new_ids_and_their_number(client: Client) -> None:
+    arrays = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": 6, "end_id": -1, "streaming": True}
+    responses = list(client.over_grpc("tensorrt_llm__bytes", **arrays))
+    shapes = [(one.as_numpy("output_ids").shape, one.as_numpy("sequence_length").tolist()) for one in responses]
+    assert all(shape == (1, 1, lengths[0][0]) and len(lengths[0]) == 1 for shape, lengths in shapes)
+    assert sum(lengths[0][0] for _, lengths in shapes) == 6
+
+
+def test_an_engine_that_is_not_decoupled_answers_once_and_refuses_streams(client: Client) -> None:
+    for path in PATHS:
+        answer = client.generate(f"{path}__once", text_input="abc", max_tokens=4)
+        assert answer["text_output"].startswith("abc")
+        refusal = client.generate(f"{path}__once", text_input="abc", max_tokens=4, stream=True)
+        assert "stream is true, but the model is not decoupled" in json.dumps(refusal)
