@@ -17,7 +17,9 @@ WHAT: tuple[tuple[str, ...], ...] = (
     ("plan",),
 )
 HOW: tuple[tuple[str, ...], ...] = (
-    ("tree", "lock", "gpu", "git", "sign", "remote", "runners", "runners.local"),
+    ("tree", "lock", "gpu", "git", "sign", "remotes", "runners", "runners.leash"),
+    ("remotes.credentials", "remotes.wire", "runners.local"),
+    ("remotes.http", "remotes.objects"),
     ("store", "artifacts", "workbench"),
     ("cache",),
     ("executor", "upkeep"),
@@ -26,7 +28,8 @@ HOW: tuple[tuple[str, ...], ...] = (
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report"),
     ("tasks",),
-    ("commands", "commands.affected", "commands.plan", "commands.schema", "commands.serve", "commands.stop"),
+    ("commands",),
+    ("commands.affected", "commands.plan", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.why"),
 )
 

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 
 from rules import sign, tree
 from rules.action import Entry, Receipt
-from rules.remote import Remote, RemoteError
+from rules.remotes import Remote, RemoteError
 from rules.store import Store
 
 __all__ = ["Cache", "Hit", "Mode"]

@@ -27,7 +27,8 @@ def export(root: Path, rev: str, target: Path) -> None:
     try:
         commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}")
         prefix = _git(root, "rev-parse", "--show-prefix")
-        command = ["git", "-C", str(root), "archive", "--format=tar", f"{commit}:{prefix}"]
+        top = _git(root, "rev-parse", "--show-toplevel")  # below it, git would look for the folder in the folder
+        command = ["git", "-C", top, "archive", "--format=tar", f"{commit}:{prefix}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:

@@ -16,7 +16,7 @@ from rules.cache import Cache, Mode
 from rules.errors import Misconfigured, Problem, nearest
 from rules.executor import Executor
 from rules.plan import Plan
-from rules.remote import connect
+from rules.remotes import connect
 from rules.store import Store
 from rules.variant import Variant
 

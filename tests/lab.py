@@ -17,17 +17,19 @@ BEFORE = """
 import os, sys, time
 from pathlib import Path
 out, *places = map(Path, sys.argv[1:])
-with open({trace!r}, "a") as trace:
+with open(out.parents[3] / "trace", "a") as trace:
     trace.write({name!r} + "\\n")
 """
 
 
 class Lab:
-    """`root` is the folder; `heard` is what the running commands said."""
+    """`root` is the folder; `heard` is what the running commands said, `warned` what a person was warned of."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **cache: object) -> None:
         self.root = root
         self.store = Store(root / "store")
+        self.warned: list[str] = []
+        self.cache = Cache(store=self.store, warn=self.warned.append, **cache)  # type: ignore[arg-type]
         self.heard: list[str] = []
         self.graph: dict[str, Action] = {}
         self.trace = root / "trace"
@@ -36,11 +38,11 @@ class Lab:
     def executor(self) -> Executor:
         """A new one each time, as in a new process: nothing is remembered but what lies in the folder."""
         gpus = Gpus((), self.root / "gpus")
-        return Executor(Artifacts(self.root / "artifacts"), Cache(store=self.store), self.graph, lambda: gpus)
+        return Executor(Artifacts(self.root / "artifacts"), self.cache, self.graph, lambda: gpus)
 
     def action(self, name: str, code: str, *inputs: tuple[str, Input], **more: object) -> Action:
         """Python `code` with the folder `out` and, in order, the inputs' `places`; it leaves its name in the trace."""
-        before = BEFORE.format(trace=str(self.trace), name=name)
+        before = BEFORE.format(name=name)
         fields: dict[str, object] = {"outputs": ("*",), **more}
         made = self.graph[name] = Action(
             name=name,

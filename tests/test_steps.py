@@ -12,8 +12,8 @@ from rules import digest, steps
 from rules.action import Action, Files, Local, Output
 from rules.source import Source
 
-TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/root"))
-FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/root"))
+TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/data"))
+FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/data"))
 BUILD = steps.repository("m_x", "m", "engine:m_x", ("openvino",), {"b": True, "a": 1})
 SMOKE = steps.smoke("m_x", "m")
 ALL = (TINY, FILE, BUILD, SMOKE)
@@ -34,11 +34,11 @@ def test_a_tool_runs_isolated_and_its_bytes_are_keyed(action: Action) -> None:
 
 
 def test_a_file_source_is_taken_from_below_the_root() -> None:
-    assert dict(FILE.inputs)["checkpoint"] == Local(path="/root/ckpt")
+    assert dict(FILE.inputs)["checkpoint"] == Local(path="/data/ckpt")
 
 
 def test_an_absolute_file_source_is_taken_as_it_is() -> None:
-    action = steps.source("m", Source(scheme="file", where="/data/ckpt"), Path("/root"))
+    action = steps.source("m", Source(scheme="file", where="/data/ckpt"), Path("/data"))
     assert dict(action.inputs)["checkpoint"] == Local(path="/data/ckpt")
 
 

@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from doit.cmd_base import Command
 from doit.exceptions import InvalidCommand
 
 from rules import git
+from rules.commands import EngineCommand
 from rules.errors import BuildError
 from rules.plan import variant_identities
 from rules.tasks import here
@@ -23,7 +23,7 @@ from rules.workspace import Workspace
 __all__ = ["Affected", "affected"]
 
 
-class Affected(Command):
+class Affected(EngineCommand):
     """The command."""
 
     name = "affected"

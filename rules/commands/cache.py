@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from doit.cmd_base import Command
 from doit.exceptions import InvalidCommand
 
 from rules import upkeep
 from rules.artifacts import Unknown
+from rules.commands import EngineCommand
 from rules.commands.plan import closure
 from rules.report import progress
 from rules.tasks import here, named
@@ -28,7 +28,7 @@ _OPTIONS = (
 )
 
 
-class CacheCommand(Command):
+class CacheCommand(EngineCommand):
     """The command."""
 
     name = "cache"

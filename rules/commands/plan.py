@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from doit.cmd_base import Command
-
 from rules.action import Action, Files, Local, Output
+from rules.commands import EngineCommand
 from rules.outlook import Outlook, look
 from rules.tasks import here, named
 from rules.workspace import Workspace
@@ -19,7 +18,7 @@ __all__ = ["PlanCommand", "as_json", "as_text"]
 _GB = 1e9
 
 
-class PlanCommand(Command):
+class PlanCommand(EngineCommand):
     """The command."""
 
     name = "plan"

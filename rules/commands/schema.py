@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from doit.cmd_base import Command
-
 from rules import backend, spec
+from rules.commands import EngineCommand
 
 __all__ = ["Schema", "whole"]
 
 
-class Schema(Command):
+class Schema(EngineCommand):
     """The command."""
 
     name = "schema"

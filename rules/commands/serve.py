@@ -10,15 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from getopt import GetoptError, gnu_getopt
 from pathlib import Path
 from typing import Any
 
-from doit.cmd_base import Command
 from doit.doit_cmd import DoitMain
 from doit.exceptions import InvalidCommand
 
+from rules.commands import EngineCommand
 from rules.errors import BuildError, Misconfigured, Problem
 from rules.tasks import here
 from rules.workspace import Workspace
@@ -29,7 +27,7 @@ _TOOL = Path(__file__).parents[1] / "tools" / "serve.py"
 _PORTS = (("http", 8000), ("grpc", 8001), ("metrics", 8002))
 
 
-class Serve(Command):
+class Serve(EngineCommand):
     """The command."""
 
     name = "serve"
@@ -44,13 +42,6 @@ class Serve(Command):
         {"name": "host", "long": "host", "type": str, "default": "127.0.0.1", "help": "address to listen on"},
         {"name": "detach", "long": "detach", "type": bool, "default": False, "help": "return once it is ready"},
     )
-
-    def parse_execute(self, in_args: list[str]) -> int:
-        """Lets options follow names, which doit's parser does not."""
-        with suppress(GetoptError):  # doit's parser says what is wrong
-            options, names = gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
-            in_args = [*(f"{option}={value}" if value else option for option, value in options), *names]
-        return int(super().parse_execute(in_args))
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Serves until a signal, or returns when the detached server is ready."""

@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from doit.cmd_base import Command
+from rules.commands import EngineCommand
 
 __all__ = ["Stop", "stop", "stop_all"]
 
 _PATIENCE_S = 15.0
 
 
-class Stop(Command):
+class Stop(EngineCommand):
     """The command."""
 
     name = "stop"

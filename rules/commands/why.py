@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from doit.cmd_base import Command
 from doit.exceptions import InvalidCommand
 
 from rules.action import Action
 from rules.artifacts import Record, Unknown, changes
+from rules.commands import EngineCommand
 from rules.executor import Executor
 from rules.tasks import here, named
 from rules.workspace import Workspace
@@ -16,7 +16,7 @@ from rules.workspace import Workspace
 __all__ = ["Why", "reasons"]
 
 
-class Why(Command):
+class Why(EngineCommand):
     """The command."""
 
     name = "why"

@@ -1,0 +1,63 @@
+"""What git knows of a project."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rules import git
+from rules.errors import Misconfigured
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    _git(folder, "init", "-q")
+    (folder / "models.toml").write_text("old")
+    _git(folder, "add", ".")
+    _git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def test_a_changed_tree_is_not_its_commit(repository: Path) -> None:
+    clean = git.revision(repository)
+    assert len(clean) == 40
+    (repository / "models.toml").write_text("new")
+    assert git.revision(repository) == f"{clean}+"
+
+
+def test_no_repository_has_no_revision(tmp_path: Path) -> None:
+    assert git.revision(tmp_path) == ""
+
+
+def test_a_revision_is_exported_as_it_was(repository: Path, tmp_path: Path) -> None:
+    (repository / "models.toml").write_text("new")
+    git.export(repository, "HEAD", tmp_path / "then")
+    assert (tmp_path / "then" / "models.toml").read_text() == "old"
+
+
+def test_a_project_below_the_top_exports_only_itself(repository: Path, tmp_path: Path) -> None:
+    (repository / "sub").mkdir()
+    (repository / "sub" / "models.toml").write_text("sub")
+    _git(repository, "add", ".")
+    _git(repository, "commit", "-qm", "second")
+    git.export(repository / "sub", "HEAD", tmp_path / "then")
+    assert [path.name for path in (tmp_path / "then").iterdir()] == ["models.toml"]
+
+
+@pytest.mark.parametrize("rev", ["nowhere", "--upload-pack=x", ""])
+def test_what_is_no_revision_is_said_so(repository: Path, tmp_path: Path, rev: str) -> None:
+    with pytest.raises(Misconfigured, match="is not a revision here"):
+        git.export(repository, rev, tmp_path / "then")
+
+
+def test_a_revision_that_cannot_tell_is_none(repository: Path) -> None:
+    assert git.planned(repository, repository) is None
