@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import lru_cache
 from typing import Literal
 
 from rules import digest
@@ -72,6 +73,7 @@ class Action:
     gpus: int = 0
     timeout_s: float | None = None
     sharing: Literal["remote", "local", "never"] = "remote"
+    runner: Literal["local", "docker", "podman"] = "local"  # what it is the same in is in `toolchain`
 
     def needs(self) -> tuple[str, ...]:
         """The names of the actions whose outputs this one reads."""
@@ -93,10 +95,14 @@ class Receipt:
     """The outputs of an action, sorted by path."""
 
     entries: tuple[Entry, ...]
+    _digests: dict[tuple[str, ...], str] = field(default_factory=dict, compare=False, repr=False)
 
     def text(self) -> str:
         """The receipt file: one JSON list a line, so that equal outputs are equal bytes and a diff is readable."""
-        rows = [json.dumps([e.path, e.digest, e.size, e.executable]) for e in self.entries]
+        rows = [
+            f'[{json.dumps(e.path)}, "{e.digest}", {e.size}, {"true" if e.executable else "false"}]'
+            for e in self.entries
+        ]
         return '{"version": 1, "files": [\n' + ",\n".join(rows) + "\n]}\n"
 
     @staticmethod
@@ -117,9 +123,11 @@ class Receipt:
             return self
         return Receipt(tuple(e for e in self.entries if any(fnmatch(e.path, pattern) for pattern in patterns)))
 
-    def digest(self) -> str:
-        """BLAKE3 of the whole tree: of every path, content and run bit."""
-        return digest.of_text(self.text())
+    def digest(self, only: tuple[str, ...] = ()) -> str:
+        """BLAKE3 of every path, content and run bit, as far as `only` goes. Computed once: thousands may ask."""
+        if only not in self._digests:
+            self._digests[only] = digest.of_text(self.only(only).text())
+        return self._digests[only]
 
     def size(self) -> int:
         """Bytes of all files."""
@@ -134,7 +142,7 @@ def manifest(action: Action, digests: Mapping[str, str]) -> str:
     lines = [f"manifest {MANIFEST_VERSION}", f"stage {_one_line(action.stage)}"]
     lines += [f"arg {_one_line(arg)}" for arg in action.argv]
     lines += [f"env {_one_line(name)}={_one_line(value)}" for name, value in sorted(action.env)]
-    lines += [f"toolchain {_word(name)} {_one_line(version)}" for name, version in sorted(action.toolchain)]
+    lines += _toolchain_lines(action.toolchain)
     lines += [f"platform {_one_line(action.platform)}"]
     for name, source in sorted(action.inputs, key=lambda pair: pair[0]):
         lines += _input_lines(name, source, digests)
@@ -149,16 +157,28 @@ def key(text: str) -> str:
 
 def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[str]:
     if isinstance(source, Files):
-        return [" ".join(("input", _word(name), *filter(None, (_word(path),)), of)) for path, of in source.members]
+        return _member_lines(name, source.members)
     seen = " ".join(_word(pattern) for pattern in source.only) if isinstance(source, Output) else ""
     return [" ".join(("input", _word(name), *filter(None, (seen and f"({seen})",)), digests[name]))]
 
 
+@lru_cache(maxsize=1024)
+def _member_lines(name: str, members: tuple[tuple[str, str], ...]) -> list[str]:
+    return [" ".join(("input", _word(name), *filter(None, (_word(path),)), of)) for path, of in members]
+
+
+@lru_cache(maxsize=1024)
+def _toolchain_lines(toolchain: tuple[tuple[str, str], ...]) -> list[str]:
+    return [f"toolchain {_word(name)} {_one_line(version)}" for name, version in sorted(toolchain)]
+
+
+@lru_cache(maxsize=1 << 16)
 def _one_line(text: str) -> str:
     """Newlines and backslashes escaped: two different arguments never give one text."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
+@lru_cache(maxsize=1 << 16)
 def _word(text: str) -> str:
     """Spaces escaped too, for what is not the last of its line."""
     return _one_line(text).replace(" ", "\\ ")

@@ -68,11 +68,11 @@ class Artifacts:
 
     def receipt_path(self, name: str) -> str:
         """Where the receipt of the action of this name lies. Text: a graph of 10,000 asks this often."""
-        return f"{self._prefix}{name.replace(':', '/', 1)}.receipt.json"
+        return f"{self._place(name)}.receipt.json"
 
     def folder(self, name: str) -> Path:
         """Where the outputs of the action of this name lie."""
-        return Path(f"{self._prefix}{name.replace(':', '/', 1)}")
+        return Path(self._place(name))
 
     def log_path(self, name: str) -> Path:
         """Where the output of the action's command is kept."""
@@ -82,7 +82,7 @@ class Artifacts:
         """What the action of this name made. Raises Unknown when it made nothing yet."""
         if name not in self._receipts:
             try:
-                self._receipts[name] = Receipt.parse(Path(self.receipt_path(name)).read_text(encoding="utf-8"))
+                self._receipts[name] = Receipt.parse(tree.text(self.receipt_path(name)))
             except (OSError, ValueError, TypeError) as error:
                 raise Unknown(name) from error
         return self._receipts[name]
@@ -90,19 +90,13 @@ class Artifacts:
     def record(self, name: str) -> Record | None:
         """How the outputs of the action of this name came to be, or None when it was never made here."""
         try:
-            return Record.parse(self._record_path(name).read_text(encoding="utf-8"))
+            return Record.parse(tree.text(self._record_path(name)))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def whole(self, name: str, receipt: Receipt) -> bool:
         """Whether the folder of the action of this name has exactly the files of `receipt`."""
-        folder = self.folder(name)
-        if not folder.is_dir() or {entry.path for entry in receipt.entries} != set(tree.names(folder)):
-            return False
-        return all(
-            tree.intact(folder / entry.path, entry) and tree.runnable(folder / entry.path) == entry.executable
-            for entry in receipt.entries
-        )
+        return tree.whole(self._place(name), receipt)
 
     def write(self, name: str, receipt: Receipt, record: Record) -> None:
         """Writes receipt and record; an equal receipt stays as it is, which is what cuts a rebuild off early."""
@@ -110,13 +104,13 @@ class Artifacts:
         if not path.exists() or path.read_text(encoding="utf-8") != receipt.text():
             tree.write(path, receipt.text())
         self._receipts[name] = receipt
-        tree.write(self._record_path(name), record.text())
+        tree.write(Path(self._record_path(name)), record.text())
 
     def clean(self, name: str) -> None:
         """Removes outputs, receipt and record of the action of this name; the store keeps its result."""
         shutil.rmtree(self.folder(name), ignore_errors=True)
-        for path in (Path(self.receipt_path(name)), self._record_path(name)):
-            path.unlink(missing_ok=True)
+        for path in (self.receipt_path(name), self._record_path(name)):
+            Path(path).unlink(missing_ok=True)
         self._receipts.pop(name, None)
 
     def remember(self, name: str, record: Record) -> None:
@@ -137,8 +131,11 @@ class Artifacts:
             except ValueError:
                 continue
 
-    def _record_path(self, name: str) -> Path:
-        return Path(f"{self._prefix}{name.replace(':', '/', 1)}.record.json")
+    def _place(self, name: str) -> str:
+        return f"{self._prefix}{name.replace(':', '/', 1)}"
+
+    def _record_path(self, name: str) -> str:
+        return f"{self._place(name)}.record.json"
 
 
 def changes(before: str, after: str) -> list[str]:

@@ -207,7 +207,7 @@ class Executor:
     def _digest(self, source: Input, instead: Mapping[str, Receipt]) -> str:
         if isinstance(source, Output):
             receipt = instead.get(source.action) or self.artifacts.receipt(source.action)
-            return receipt.only(source.only).digest()
+            return receipt.digest(source.only)
         assert isinstance(source, Local)
         memo = tree.Memo(self.artifacts.root / "memo" / f"{digest.of_text(source.path)[:16]}.json")
         try:

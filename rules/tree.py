@@ -22,7 +22,21 @@ from pathlib import Path
 from rules import digest
 from rules.action import Entry, Receipt
 
-__all__ = ["Memo", "aside", "intact", "place", "protect", "read", "replace", "runnable", "seal", "writable", "write"]
+__all__ = [
+    "Memo",
+    "aside",
+    "intact",
+    "place",
+    "protect",
+    "read",
+    "replace",
+    "runnable",
+    "seal",
+    "text",
+    "whole",
+    "writable",
+    "write",
+]
 
 _SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
 _LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
@@ -41,15 +55,29 @@ def intact(path: Path, entry: Entry) -> bool:
         found = path.stat()
     except OSError:
         return False
+    if _sealed(found, entry):
+        return True
     if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
         return False
-    if found.st_mtime == seal(entry.digest):
-        return True
     if digest.of_file(path) != entry.digest:
         return False
     with contextlib.suppress(OSError):
         os.utime(path, (seal(entry.digest),) * 2)
     return True
+
+
+def whole(root: str, receipt: Receipt) -> bool:
+    """Whether the folder `root` has exactly the files of `receipt`. One `stat` per file if so."""
+    try:
+        found = {path: entry.stat() for path, entry in _walk(root)}
+    except OSError:
+        return False
+    return len(found) == len(receipt.entries) and all(
+        (state := found.get(entry.path)) is not None
+        and _executable(state) == entry.executable
+        and (_sealed(state, entry) or intact(Path(root, entry.path), entry))
+        for entry in receipt.entries
+    )
 
 
 def runnable(path: Path) -> bool:
@@ -59,16 +87,7 @@ def runnable(path: Path) -> bool:
 
 def names(root: Path) -> Iterator[str]:
     """All that is not a folder below `root`, with `/`, in no order: links and hidden files too."""
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                path = f"{below}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{path}/")
-                else:
-                    yield path
+    return (path for path, _ in _walk(str(root)))
 
 
 def read(root: Path, known: Mapping[tuple[int, int], str]) -> Receipt:
@@ -98,6 +117,18 @@ def protect(path: Path, entry: Entry) -> None:
     """Makes a file read-only and seals it."""
     path.chmod(0o555 if entry.executable else 0o444)
     os.utime(path, (seal(entry.digest),) * 2)
+
+
+def text(path: str) -> str:
+    """A small file's text. Three questions to the kernel; `Path.read_text` takes five times as long."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(file, 1 << 16):
+            parts.append(part)
+    finally:
+        os.close(file)
+    return b"".join(parts).decode("utf-8")
 
 
 def write(path: Path, text: str) -> None:
@@ -173,6 +204,23 @@ def _entry(root: Path, name: str, known: Mapping[tuple[int, int], str]) -> Entry
     found = path.stat()
     content = known.get((found.st_dev, found.st_ino)) or digest.of_file(path)
     return Entry(name, content, found.st_size, _executable(found))
+
+
+def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(f"{root}/{below}") as entries:
+            for entry in entries:
+                path = f"{below}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{path}/")
+                else:
+                    yield path, entry
+
+
+def _sealed(found: os.stat_result, entry: Entry) -> bool:
+    return found.st_mtime == seal(entry.digest) and found.st_size == entry.size and stat.S_ISREG(found.st_mode)
 
 
 def _executable(found: os.stat_result) -> bool:
