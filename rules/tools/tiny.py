@@ -170,8 +170,14 @@ def metaspace() -> Any:
     specials = ["<unk>", "<s>", "</s>"]
     raw = Tokenizer(models.BPE(unk_token=specials[0]))
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    # A limit alone leaves out the rarest characters, ties in hash order: another set in every run.
+    alphabet = ["▁", "\n", *map(chr, range(33, 127))]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 256, special_tokens=specials, limit_alphabet=100, show_progress=False
+        vocab_size=VOCABULARY - 256,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
     )
     raw.train_from_iterator(corpus(), trainer)
     core = Tokenizer(with_byte_fallback(json.loads(raw.to_str())["model"], len(specials)))
