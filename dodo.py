@@ -15,7 +15,7 @@ def task_test() -> dict[str, Any]:
         "actions": [
             f"{python} ruff format --check .",
             f"{python} ruff check .",
-            f"{python} mypy",
+            f'"{sys.executable}" scripts/typecheck.py',
             f"{python} pytest",
         ],
         "verbosity": 2,

@@ -26,7 +26,7 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("outlook",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
-    ("workspace", "report"),
+    ("workspace", "report", "state"),
     ("tasks",),
     ("commands",),
     ("commands.affected", "commands.plan", "commands.schema", "commands.serve", "commands.stop"),

@@ -32,9 +32,9 @@ def site(folder: Path) -> Path:
 
 
 def _installed(info: Path) -> None:
-    """What pip would write: the entry points by which doit finds our commands."""
-    commands = tomli.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["doit.COMMAND"]
+    """What pip would write: the entry points by which doit finds our commands and its database."""
+    points = tomli.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: doit-engines\nVersion: 0\n")
-    lines = (f"{name} = {where}" for name, where in commands.items())
-    (info / "entry_points.txt").write_text("\n".join(("[doit.COMMAND]", *lines, "")))
+    lines = [line for group, names in points.items() for line in (f"[{group}]", *map(" = ".join, names.items()))]
+    (info / "entry_points.txt").write_text("\n".join((*lines, "")))

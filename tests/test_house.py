@@ -121,9 +121,9 @@ def test_what_sees_no_environment_clock_network_or_process(name: str) -> None:
     assert not re.search(r"\b(environ|getenv|gethostname|getpid|cpu_count)\b", source)
 
 
-def test_only_tasks_report_and_commands_import_doit() -> None:
+def test_only_tasks_report_state_and_commands_import_doit() -> None:
     users = {name for name, path in modules().items() if "doit" in roots(path)}
-    assert {name for name in users if name.split(".")[0] not in {"tasks", "report", "commands"}} == set()
+    assert {name for name in users if name.split(".")[0] not in {"tasks", "report", "state", "commands"}} == set()
 
 
 def test_only_runners_gpu_and_git_start_processes() -> None:

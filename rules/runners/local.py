@@ -101,13 +101,13 @@ def ending() -> bool:
 
 
 def end_on_signals() -> None:
-    """From now on Ctrl-C and SIGTERM end every command that runs, then this program, with 128 + the signal."""
+    """From now on Ctrl-C, SIGTERM and a closed terminal end what runs, then this program, with 128 + the signal."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         end_all(0.0 if ending() else None)  # asked a second time: at once
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
 
 

@@ -1,0 +1,30 @@
+"""doit's memory of receipts, `artifacts/.doit.db`, so that no crash and no second doit can spoil it.
+
+doit writes it in place: a kill in that moment, or two at once, would leave a file that it refuses to read. Nothing in
+it is needed (whether an action is fresh is our own question), so an unreadable one is forgotten.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from doit.dependency import DatabaseException, JsonDB
+
+from rules import tree
+
+__all__ = ["WholeJson"]
+
+
+class WholeJson(JsonDB):
+    """doit's JSON backend with a file that is always whole."""
+
+    def _load(self) -> Any:
+        try:
+            return super()._load()
+        except DatabaseException:
+            return {}
+
+    def dump(self) -> None:
+        """Writes it beside, then in place of, the old one."""
+        tree.write(Path(self.name), self.codec.encode(self._db))

@@ -1,0 +1,23 @@
+"""doit's own database: whole or forgotten, never in the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.space import Space
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"build:m": {"a":', "[]garbage"])
+def test_a_torn_database_is_forgotten_and_nothing_is_made_again(workspace: Space, text: str) -> None:
+    workspace.build()
+    workspace.ran()
+    workspace.write("artifacts/.doit.db", text)
+    assert "everything is up to date" in workspace.build()
+    assert workspace.ran() == []
+
+
+def test_many_doits_at_once_leave_a_database_that_can_be_read(workspace: Space) -> None:
+    workspace.build()
+    doits = [workspace.start("build") for _ in range(6)]
+    assert [(doit.communicate(timeout=60), doit.returncode)[1] for doit in doits] == [0] * 6
+    assert "everything is up to date" in workspace.build()
