@@ -28,7 +28,7 @@ __all__ = ["DOIT_CONFIG", "here", "named", "task_engines"]
 
 DOIT_CONFIG: Mapping[str, Any] = {
     "dep_file": "artifacts/.doit.db",
-    "backend": "json",
+    "backend": "whole_json",
     "par_type": "thread",  # an action's work is in its command; processes would only copy our state
     "reporter": Reporter,
     "verbosity": 2,
