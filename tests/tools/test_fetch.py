@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,10 +102,11 @@ def test_a_later_edit_of_a_small_source_file_does_not_reach_the_copy(
     assert (out / "config.json").read_text() == before
 
 
-def test_large_weights_take_no_second_space(run_tool: Run, checkpoint: Path, out: Path) -> None:
-    _safetensors(checkpoint / "model.safetensors", values=1 << 20)
+def test_large_weights_take_no_second_space(run_tool: Run, checkpoint: Path, tmp_path: Path, out: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    _safetensors(weights, values=1 << 20)
+    probe = subprocess.run(["cp", "--reflink=always", weights, tmp_path / "probe"], capture_output=True, check=False)
+    if probe.returncode == 0:
+        pytest.skip("this file system shares blocks, which no file's status shows")
     assert run_tool("fetch", "--source", checkpoint, "--out", out).returncode == 0
-    placed = (out / "model.safetensors").stat()
-    shared = placed.st_ino == (checkpoint / "model.safetensors").stat().st_ino
-    assert shared or placed.st_nlink == 1, "neither the same file nor one of its own"
-    assert (out / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").stat().st_ino == weights.stat().st_ino
