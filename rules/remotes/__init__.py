@@ -72,8 +72,8 @@ _MODULES = {"s3": "objects", "gs": "objects", "az": "objects", "file": "objects"
 
 
 def connect(url: str, patience: Patience | None = None) -> Remote:
-    """The remote at `url`; talks to nobody yet. Raises Misconfigured for a URL that cannot be one, and RemoteError
-    for one that cannot be used here, such as an Azure container without AZURE_STORAGE_ACCOUNT_NAME.
+    """The remote at `url`; talks to nobody yet. Raises Misconfigured for a URL that cannot be one, or a profile that
+    holds no key; all else, a folder that cannot be made included, is a RemoteError of the first use.
 
     Credentials and endpoints come from the environment and the usual profiles, never from `url`. The modules behind
     are imported here: they cost 35 to 80 ms, which a build without a remote does not pay.

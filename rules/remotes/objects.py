@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,25 +48,22 @@ _PERMISSIONS = {
 def open_remote(parts: SplitResult, patience: Patience) -> Remote:
     """The bucket or folder at an s3, gs, az or file URL."""
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-    try:
-        return Objects(url, parts.scheme, _store(parts, patience, patience.connect_s), _store(parts, patience))
-    except (BaseError, OSError, ValueError) as error:
-        raise failure(url, "cannot be used", error) from None
+    profile = aws_profile() if parts.scheme == "s3" else {}
+    return Objects(url, parts.scheme, partial(_store, parts, profile, patience), patience)
 
 
-def _store(parts: SplitResult, patience: Patience, retry_s: float | None = None) -> ObjectStore:
+def _store(parts: SplitResult, profile: Any, patience: Patience, retry_s: float) -> ObjectStore:
     if parts.scheme == "file":
         return LocalStore(prefix=Path(unquote(parts.path)), mkdir=True)
     options: dict[str, Any] = {
         "prefix": parts.path.strip("/") or None,
         "client_options": _client(patience),
-        "retry_config": {"retry_timeout": timedelta(seconds=retry_s or patience.retry_s)},
+        "retry_config": {"retry_timeout": timedelta(seconds=retry_s)},
     }
     if parts.scheme == "gs":
         return GCSStore(parts.netloc, **options)
     if parts.scheme == "az":
         return AzureStore(parts.netloc, **options)
-    profile: Any = aws_profile()
     options["client_options"]["allow_http"] |= _loopback(profile.get("endpoint", ""))
     return S3Store(parts.netloc, config=profile, **options)
 
@@ -87,13 +85,16 @@ def _loopback(endpoint: str) -> bool:
 
 
 class Objects:
-    """One bucket or folder, with a prefix. `first` is used until somebody answered, and gives up soon."""
+    """One bucket or folder, with a prefix. `opened` gives a store that retries for so many seconds."""
 
-    def __init__(self, url: str, scheme: str, first: ObjectStore, store: ObjectStore) -> None:
+    def __init__(self, url: str, scheme: str, opened: Callable[[float], ObjectStore], patience: Patience) -> None:
         self.url = url
         self._scheme = scheme
-        self._store = first
-        self._patient = store
+        self._open = opened
+        self._patience = patience
+        self._stores: dict[float, ObjectStore] = {}
+        self._answered = False
+        self._lock = threading.Lock()
         self._parts = ThreadPoolExecutor(_DOWN, thread_name_prefix="remote")
         self._arriving = threading.Semaphore(_DOWN)
         self._leaving = threading.Semaphore(_UPLOADS)
@@ -153,6 +154,18 @@ class Objects:
                 self._writable = self._probe()
             return self._writable
 
+    @property
+    def _store(self) -> ObjectStore:
+        """Opened at its first use, whose error it is when it cannot be. Until somebody answered, it gives up soon."""
+        retry_s = self._patience.retry_s if self._answered else self._patience.connect_s
+        with self._lock:
+            if retry_s not in self._stores:
+                try:
+                    self._stores[retry_s] = self._open(retry_s)
+                except (BaseError, OSError) as error:
+                    raise failure(self.url, "cannot be used", _why(error)) from None
+            return self._stores[retry_s]
+
     def _probe(self) -> bool:
         with self._writing(PROBE):
             try:
@@ -203,7 +216,7 @@ class Objects:
             raise failure(self.url, what, _why(error), f"this needs {permission}") from None
         except (BaseError, FileNotFoundError) as error:
             raise failure(self.url, what, _why(error)) from None
-        self._store = self._patient
+        self._answered = True
 
 
 def _why(error: Exception) -> str:

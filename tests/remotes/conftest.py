@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +58,18 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("big") / "big"
     path.write_bytes(random.Random(7).randbytes(72 * MIB + 12345))
     return path
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes AWS files with the profiles `team`, which has a key, and `sso`, which has none."""
+
+    def write(*, endpoint: str, key: str) -> None:
+        (tmp_path / "credentials").write_text(f"[team]\naws_access_key_id={key}\naws_secret_access_key={key}\n")
+        (tmp_path / "config").write_text(
+            f"[profile team]\nregion = eu-west-1\nendpoint_url = {endpoint}\n[profile sso]\nsso_session = x\n"
+        )
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    return write

@@ -38,10 +38,12 @@ def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     assert (tmp_path / "a b#c" / "x").read_bytes() == b"1"
 
 
-def test_a_folder_that_cannot_be_made_is_the_remotes_error(tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_an_error_of_its_first_use(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RemoteError, match="cannot be used"):
-        connect(f"file://{tmp_path}/file/cache")
+    for url, words in ((f"file://{tmp_path}/file/cache", "Not a directory"), ("az://container", "Account must be")):
+        remote = connect(url)
+        with pytest.raises(RemoteError, match=f"cannot be used\n    why  .*{words}"):
+            remote.size("a")
 
 
 def test_a_url_is_shown_without_a_slash_at_its_end(s3_login: None) -> None:

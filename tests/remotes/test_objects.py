@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rules import digest
-from rules.errors import Misconfigured
 from rules.remotes import Patience, Remote, RemoteError, connect
-from rules.remotes.credentials import aws_profile
 from tests.fakes import PROJECT
 from tests.proxy import Fault, proxy
 from tests.shelf import Shelf
@@ -89,8 +88,10 @@ def test_a_bucket_that_is_not_there_is_named(s3_port: int, s3_login: None, monke
 
 
 @pytest.mark.server
-def test_a_profile_is_as_good_as_the_environment(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _profiles(tmp_path, monkeypatch, endpoint=f"http://127.0.0.1:{s3_port}", key="S3RVER")
+def test_a_profile_is_as_good_as_the_environment(
+    s3_port: int, profiles: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles(endpoint=f"http://127.0.0.1:{s3_port}", key="S3RVER")
     monkeypatch.setenv("AWS_PROFILE", "team")
     remote = connect("s3://engines/profile")
     remote.write("a", b"1")
@@ -173,37 +174,6 @@ def test_a_killed_upload_to_a_folder_shows_no_part(tmp_path: Path, big: Path) ->
     assert remote.size("a") is None
     remote.send("a", big, lambda _: None)
     assert remote.fetch("a", tmp_path / "got", lambda _: None) == digest.of_file(big)
-
-
-def _profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, endpoint: str, key: str) -> None:
-    (tmp_path / "credentials").write_text(f"[team]\naws_access_key_id={key}\naws_secret_access_key={key}\n")
-    (tmp_path / "config").write_text(
-        f"[profile team]\nregion = eu-west-1\nendpoint_url = {endpoint}\n[profile sso]\nsso_session = x\n"
-    )
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-
-
-def test_the_environment_wins_over_a_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _profiles(tmp_path, monkeypatch, endpoint="http://127.0.0.1:9", key="k")
-    assert aws_profile() == {}
-    monkeypatch.setenv("AWS_PROFILE", "team")
-    whole = {"access_key_id": "k", "secret_access_key": "k", "region": "eu-west-1", "endpoint": "http://127.0.0.1:9"}
-    assert aws_profile() == whole
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
-    monkeypatch.setenv("AWS_REGION", "us-west-2")
-    assert aws_profile() == {"endpoint": "http://127.0.0.1:9"}
-
-
-@pytest.mark.parametrize(("profile", "words"), [("taem", "did you mean 'team'"), ("sso", "export-credentials")])
-def test_a_profile_that_is_no_use_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, words: str
-) -> None:
-    _profiles(tmp_path, monkeypatch, endpoint="", key=SECRET)
-    monkeypatch.setenv("AWS_PROFILE", profile)
-    with pytest.raises(Misconfigured, match=words) as error:
-        connect("s3://engines")
-    assert "hush" not in str(error.value)
 
 
 def test_a_google_bucket_reads_its_service_account_from_the_environment(

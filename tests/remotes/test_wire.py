@@ -1,0 +1,109 @@
+"""Names, patience, arrival and scrubbing: what all remotes share."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from rules import digest
+from rules.remotes import Patience, RemoteError
+from rules.remotes.wire import Arrival, Passing, checked, failure, insist, scrub
+
+SOON = Patience(connect_s=0.3, silence_s=1, retry_s=1)
+
+
+def test_a_name_is_a_relative_path() -> None:
+    assert checked("blobs/ab/cd ef.json") == "blobs/ab/cd ef.json"
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", ".", "a/../b", "a\tb", "a\x7f"])
+def test_a_name_that_is_none_is_a_mistake_of_ours(name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of an object"):
+        checked(name)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("PUT http://h/a?X-Amz-Signature=hush failed", "PUT http://h/a failed"),
+        ("proxy http://me:hush@proxy:80 is down", "proxy http://proxy:80 is down"),
+        ("the first line\n\nDebug: hush", "the first line"),
+        ("no hush-1234 here", "no *** here"),
+        ("", ""),
+    ],
+)
+def test_a_message_keeps_no_secret(said: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "hush-1234")
+    monkeypatch.setenv("SHORT_KEY", "a")
+    assert scrub(said) == kept
+
+
+def test_what_passes_is_tried_again() -> None:
+    left = [_passing(reached=True), _passing(reached=False)]
+
+    def call() -> str:
+        if left:
+            raise left.pop()
+        return "done"
+
+    assert insist(call, Patience()) == "done"
+
+
+def test_what_does_not_pass_is_not_tried_again() -> None:
+    tries = []
+
+    def call() -> None:
+        tries.append(1)
+        raise failure("s3://bucket", "no", "forbidden")
+
+    with pytest.raises(RemoteError, match="s3://bucket: no\n    why  forbidden"):
+        insist(call, SOON)
+    assert len(tries) == 1
+
+
+def _passing(*, reached: bool, after_s: float = 0.0, since: float | None = None) -> Passing:
+    return Passing(failure("url", "busy", "503"), reached=reached, after_s=after_s, since=since)
+
+
+def _seconds(reached: bool, after_s: float = 0.0) -> float:
+    def call() -> None:
+        raise _passing(reached=reached, after_s=after_s)
+
+    start = time.monotonic()
+    with pytest.raises(RemoteError, match="busy"):
+        insist(call, SOON)
+    return time.monotonic() - start
+
+
+def test_nobody_there_is_given_up_sooner_than_somebody_busy() -> None:
+    assert _seconds(reached=False) < 0.35
+    assert 0.3 < _seconds(reached=True) < 1.5
+
+
+def test_a_wait_that_is_longer_than_patience_is_not_begun() -> None:
+    assert _seconds(reached=True, after_s=3600) < 0.5
+
+
+def test_progress_renews_patience() -> None:
+    start = time.monotonic()
+
+    def call() -> str:
+        if time.monotonic() - start > 2.2:
+            return "done"
+        raise _passing(reached=True, since=time.monotonic())
+
+    assert insist(call, Patience(retry_s=2)) == "done"
+
+
+def test_bytes_are_hashed_as_they_arrive_and_forgotten_on_a_restart() -> None:
+    file, heard = io.BytesIO(), list[int]()
+    arrival = Arrival(file, heard.append)
+    arrival.add(b"wrong and longer")
+    arrival.restart()
+    arrival.add(b"right")
+    arrival.add(memoryview(b"!"))
+    assert file.getvalue() == b"right!"
+    assert arrival.digest() == digest.of_bytes(b"right!")
+    assert (arrival.count, sum(heard)) == (6, 6)
