@@ -31,7 +31,7 @@ from typing import Any
 from unittest import SkipTest
 
 OWN_QUESTIONS = [{"text_input": text} for text in ("What is a KV cache?", "蜜蜂做什么？🐝", "How do bees fly?")]
-TYPES = {"BYTES": object, "INT32": "int32", "BOOL": bool}
+TYPES: dict[str, Any] = {"BYTES": object, "INT32": "int32", "BOOL": bool}
 TIMEOUT_SECONDS = 120
 SHOWN = 1500  # characters of what was sent and of what came back, in a failure
 TOGETHER = 8  # requests

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.server
 
 PATHS = ("ensemble", "tensorrt_llm_bls")
 TEXT = "def 你好 🙂("
-LONG = {"text_input": TEXT, "max_tokens": 1800, "end_id": -1}
+LONG: dict[str, Any] = {"text_input": TEXT, "max_tokens": 1800, "end_id": -1}
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def _leaves(client: Client, company: list[threading.Thread]) -> bool:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_client_that_hangs_up_frees_its_place(client: Client, company: list[threading.Thread], path: str) -> None:
-    client.abandon_http(f"/v2/models/{path}__marks/generate_stream", stream=True, **LONG)
+    client.abandon_http(f"/v2/models/{path}__marks/generate_stream", 1, stream=True, **LONG)
     assert _leaves(client, company)
 
 

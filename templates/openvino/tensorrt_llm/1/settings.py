@@ -76,8 +76,8 @@ def number(config: dict[str, Any], name: str, *, default: int) -> int:
 
 def default_cache(shape: dict[str, Any], beams: int) -> int:
     """Room for a full batch of full-length sequences, and for one full-width beam search, in whole blocks."""
-    full = -(-shape["max_seq_len"] // BLOCK) * BLOCK
-    return full * max(shape["max_batch_size"], beams)
+    full = -(-int(shape["max_seq_len"]) // BLOCK) * BLOCK
+    return full * max(int(shape["max_batch_size"]), beams)
 
 
 def check(settings: Settings) -> None:

@@ -44,20 +44,19 @@ class Watch(threading.Thread):
                 running.cancelled |= running.answer.channel.gone()
             if time.monotonic() >= self._next_question:
                 self._next_question = time.monotonic() + ASK_EVERY_S
-                self._ask([running for running in live if running.answer.number is not None])
+                self._ask({one.answer.number: one for one in live if one.answer.number is not None})
             time.sleep(self._period_s)
 
-    def _ask(self, streams: list[Running]) -> None:
-        before, self._sent = self._sent, {one.answer.number: one.answer.sent for one in streams}
-        asked = [one for one in streams if before.get(one.answer.number, 0)]
-        totals = self._seen([one.answer.number for one in asked]) if asked else []
+    def _ask(self, streams: dict[int, Running]) -> None:
+        before, self._sent = self._sent, {number: one.answer.sent for number, one in streams.items()}
+        asked = [number for number in streams if before.get(number, 0)]
+        totals = self._seen(asked) if asked else []
         suspicions = self._suspicions
         self._suspicions = {}
-        for running, total in zip(asked, totals, strict=False):
-            number = running.answer.number
+        for number, total in zip(asked, totals, strict=False):
             if total < before[number]:
                 self._suspicions[number] = suspicions.get(number, 0) + 1
-                running.cancelled |= self._suspicions[number] >= SUSPICIONS
+                streams[number].cancelled |= self._suspicions[number] >= SUSPICIONS
 
 
 def streams_seen(postprocessing: str, numbers: list[int]) -> list[int]:

@@ -90,8 +90,9 @@ class Tokenizer:
     def _find_anchor(self) -> list[int]:
         """One id that decodes to exactly one letter, or none if the vocabulary has no such."""
         for letter in PROBES:
-            for ids in ([self.id(letter)], self.encode(letter, special=False)):
-                if ids != [None] and len(ids) == 1 and self.decode(ids, skip_special=False) == letter:
+            known = self.id(letter)
+            for ids in ([] if known is None else [known], self.encode(letter, special=False)):
+                if len(ids) == 1 and self.decode(ids, skip_special=False) == letter:
                     return ids
         return []
 
