@@ -101,7 +101,8 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         if not code:
             return
         ended = f"failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-    facts = (("log", str(log)), *(("", said) for said in tail))
+    kept = (("also", str(path)) for path in _keep_logs(scratch, log))
+    facts = (("log", str(log)), *kept, *(("", said) for said in tail))
     raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
 
 
@@ -111,6 +112,15 @@ def _show(source: Source, view: Path) -> None:
     view.mkdir(parents=True)
     for entry in source.part.entries:
         tree.place(source.place / entry.path, view / entry.path, entry)
+
+
+def _keep_logs(scratch: Path, log: Path) -> list[Path]:
+    """Moves the logs that a failed command left in its scratch folder, such as a server's, beside its own."""
+    kept = []
+    for path in sorted(scratch.rglob("*.log")):
+        kept.append(log.with_name(f"{log.stem}.{path.name}"))
+        shutil.move(path, kept[-1])
+    return kept
 
 
 def _fill(word: str, filled: Mapping[str, str]) -> str:

@@ -174,3 +174,11 @@ def test_a_record_says_how_and_a_receipt_does_not(lab: Lab) -> None:
     assert record.how == "ran"
     assert record.log == str(lab.file("logs/s/a.log"))
     assert os.uname().nodename == record.host
+
+
+def test_the_logs_that_a_failed_command_left_are_kept_and_named(lab: Lab) -> None:
+    code = "Path('deep').mkdir(); Path('deep/server.log').write_text('why'); sys.exit(1)"
+    text = _failure(lab, lab.action("s:a", code))
+    kept = lab.file("logs/s/a.server.log")
+    assert kept.read_text() == "why"
+    assert str(kept) in text
