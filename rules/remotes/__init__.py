@@ -41,7 +41,7 @@ class Remote(Protocol):
     """A place of named objects. Every method may be called from several threads at once and may raise RemoteError.
 
     A name is a relative path: parts joined by `/`, none of them empty, `.` or `..`, no control characters; any other
-    is a ValueError. `url` is for messages.
+    is a ValueError. `url` is for messages. What `heard` raises ends a transfer, and is raised by it.
     """
 
     url: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, TypeVar
 
 from blake3 import blake3
@@ -14,7 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from rules.errors import Problem
 from rules.remotes import Heard, Patience, RemoteError
 
-__all__ = ["PROBE", "PROBE_TEXT", "Arrival", "Passing", "checked", "failure", "insist", "scrub"]
+__all__ = ["PROBE", "PROBE_TEXT", "Arrival", "Departure", "Passing", "checked", "failure", "insist", "scrub"]
 
 PROBE = "probe"
 PROBE_TEXT = b"written by whoever asks whether this remote takes writes\n"
@@ -120,3 +120,21 @@ class Arrival:
     def digest(self) -> str:
         """BLAKE3 of all bytes, 64 hexadecimal digits."""
         return self._hash.hexdigest()
+
+
+class Departure:
+    """A file in pieces. `stopped` is what `heard` raised: a server that cannot end an upload would hide it."""
+
+    def __init__(self, file: BinaryIO, heard: Heard) -> None:
+        self._file = file
+        self._heard = heard
+        self.stopped: BaseException | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self._file.read(_MIB):
+            yield piece
+            try:
+                self._heard(len(piece))
+            except BaseException as error:
+                self.stopped = error
+                raise

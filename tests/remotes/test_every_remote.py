@@ -120,13 +120,29 @@ def test_a_file_that_is_not_there_is_not_the_remotes_fault(remote: Remote, tmp_p
         remote.send("blobs/x", tmp_path / "nothing", lambda _: None)
 
 
+def test_whoever_hears_of_bytes_may_end_the_transfer(remote: Remote, big: Path, tmp_path: Path) -> None:
+    def enough(_: int) -> None:
+        raise TimeoutError("enough")
+
+    with pytest.raises(TimeoutError, match="enough"):
+        remote.send("blobs/big", big, enough)
+    assert remote.size("blobs/big") is None
+    remote.send("blobs/big", big, lambda _: None)
+    with pytest.raises(TimeoutError, match="enough"):
+        remote.fetch("blobs/big", tmp_path / "got", enough)
+    assert remote.fetch("blobs/big", tmp_path / "got", lambda _: None) == digest.of_file(big)
+
+
 _MEASURE = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from rules.remotes import connect
 remote, folder = connect(sys.argv[1]), Path(sys.argv[2])
-remote.send("blobs/huge", folder / "huge", lambda _: None)
-assert remote.fetch("blobs/huge", folder / "got", lambda _: None)
+heard = lambda _: None
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(lambda name: remote.send(name, folder / "huge", heard), ("a", "b", "c", "d")))
+    assert all(threads.map(lambda name: remote.fetch(name, folder / name, heard), ("a", "b", "c", "d")))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))  # kB
 """
 
@@ -134,11 +150,11 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 @pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("kind", ["file", "nginx", "s3"])
-def test_memory_does_not_grow_with_the_blob(
+def test_memory_grows_neither_with_the_blob_nor_with_the_threads(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3_login: None
 ) -> None:
     with (tmp_path / "huge").open("wb") as file:
-        file.truncate(1 << 30)
+        file.truncate(1 << 28)
     for target in _server(kind, tmp_path, monkeypatch):
         command = [sys.executable, "-c", _MEASURE, target, str(tmp_path)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=300)
