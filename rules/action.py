@@ -21,6 +21,7 @@ __all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Receipt", "k
 
 MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_BELOW = re.compile(r"(?:(?!\.{1,2}/)[^/]+/)*(?!\.{1,2}\Z)[^/]+")  # a receipt from elsewhere must not write outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +185,12 @@ def _word(text: str) -> str:
     return _one_line(text).replace(" ", "\\ ")
 
 
+_TYPES = [str, str, int, bool]
+
+
 def _entry(row: object) -> Entry:
-    match row:
-        case [str(path), str(content), int(size), bool(executable)]:
-            below = not {"", ".", ".."} & {*path.split("/")}  # a receipt from elsewhere must not write outside
-            if below and _DIGEST.fullmatch(content) and size >= 0:
-                return Entry(path, content, size, executable)
+    if isinstance(row, list) and list(map(type, row)) == _TYPES:
+        path, content, size, executable = row
+        if _BELOW.fullmatch(path) and _DIGEST.fullmatch(content) and size >= 0:
+            return Entry(path, content, size, executable)
     raise ValueError(f"not an entry of a receipt: {row!r}")

@@ -72,12 +72,15 @@ def whole(root: str, receipt: Receipt) -> bool:
         found = {path: entry.stat() for path, entry in _walk(root)}
     except OSError:
         return False
-    return len(found) == len(receipt.entries) and all(
-        (state := found.get(entry.path)) is not None
-        and _executable(state) == entry.executable
-        and (_sealed(state, entry) or intact(Path(root, entry.path), entry))
-        for entry in receipt.entries
-    )
+    if len(found) != len(receipt.entries):
+        return False
+    for entry in receipt.entries:
+        state = found.get(entry.path)
+        if state is None or _executable(state) != entry.executable:
+            return False
+        if not (_sealed(state, entry) or intact(Path(root, entry.path), entry)):
+            return False
+    return True
 
 
 def runnable(path: Path) -> bool:
@@ -206,17 +209,18 @@ def _entry(root: Path, name: str, known: Mapping[tuple[int, int], str]) -> Entry
     return Entry(name, content, found.st_size, _executable(found))
 
 
-def _walk(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(root: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """All that is not a folder below `root`, with its path below `root`."""
+    found: list[tuple[str, os.DirEntry[str]]] = []
     pending = [""]
     while pending:
         below = pending.pop()
-        with os.scandir(f"{root}/{below}") as entries:
-            for entry in entries:
-                path = f"{below}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{path}/")
-                else:
-                    yield path, entry
+        for entry in os.scandir(f"{root}/{below}"):  # read to its end, so it needs no closing
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{below}{entry.name}/")
+            else:
+                found.append((below + entry.name, entry))
+    return found
 
 
 def _sealed(found: os.stat_result, entry: Entry) -> bool:
