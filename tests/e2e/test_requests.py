@@ -250,6 +250,12 @@ def test_a_cancelled_grpc_request_frees_its_place(
     assert _leaves(client, company)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_a_long_stream_in_company_is_complete(client: Client, company: list[threading.Thread], path: str) -> None:
+    events = client.stream(f"{path}__marks", **LONG, return_num_output_tokens=True)
+    assert events[-1].get("num_output_tokens") == LONG["max_tokens"], "taken for one whose client has gone?"
+
+
 def test_the_engine_itself_notices_a_cancelled_request(client: Client, company: list[threading.Thread]) -> None:
     arrays = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": 1800, "end_id": -1, "streaming": True}
     with client.grpc() as connection:

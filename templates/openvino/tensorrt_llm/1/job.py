@@ -56,10 +56,17 @@ class Channel:
         self.send(response)
 
     def end(self, response: Any = None) -> None:
-        """A sequence has ended, with a last response or without; the last one closes the channel."""
+        """A sequence has ended, with a last response or without; the last one closes the channel.
+
+        An error behind other responses goes before the final flag and not with it: through a BLS, Triton 2.51 would
+        lose the flag with the error, and the BLS would wait for ever.
+        """
         with self._lock:
             self.open_jobs -= 1
             flags = 0 if self.open_jobs else self.final_flag
+            if response is not None and response.has_error() and self.sent:
+                self.send(response)
+                response = None
             if response is not None:
                 self.sent += 1
                 self.send(response, flags=flags)

@@ -21,6 +21,7 @@ from tokenizing import Tokenizer, directory
 from watching import Watch, streams_seen
 
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+BLS = "called_by_bls"  # a request parameter
 
 
 class TritonPythonModel:
@@ -57,7 +58,7 @@ class TritonPythonModel:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         if "stop" in tensors and tensors["stop"].any():
             self._batcher.cancel(request.request_id())
-            sender.send(flags=FINAL)
+            sender.send(*([] if self._settings.decoupled else [pb.InferenceResponse([])]), flags=FINAL)
             return
         todo = jobs(tensors, self._settings)
         channel = Channel(
@@ -67,7 +68,7 @@ class TritonPythonModel:
             final_flag=FINAL,
             open_jobs=len(todo),
         )
-        ensemble = called_by_ensemble(request.requested_output_names())
+        ensemble = called_by_ensemble(request.requested_output_names(), request.parameters())
         numbers = self._numbers if ensemble else itertools.repeat(None)
         self._batcher.submit([Answer(job, channel, self._pieces, next(numbers)) for job in todo])
 
@@ -85,6 +86,9 @@ def deliver(sender: Any, *response: Any, flags: int = 0) -> None:
         pb.Logger.log_warn(f"a response could not be delivered: {reason}")
 
 
-def called_by_ensemble(outputs: set[str]) -> bool:
-    """An ensemble wants every output that it maps, which is all but one; a client wants few or all."""
-    return "total_draft_tokens" in outputs and "context_phase_params" not in outputs
+def called_by_ensemble(outputs: set[str], parameters: str) -> bool:
+    """An ensemble wants every output that it maps, which is all but one; a client wants few or all.
+
+    The BLS wants the same as an ensemble, but says who it is: it counts ids itself, and tells when its client goes.
+    """
+    return "total_draft_tokens" in outputs and "context_phase_params" not in outputs and BLS not in parameters

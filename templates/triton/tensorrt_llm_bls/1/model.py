@@ -100,7 +100,11 @@ class TritonPythonModel:
     def _infer(self, name: str, inputs: list[Any]) -> Any:
         """The engine's responses, as they come."""
         request = pb.InferenceRequest(
-            model_name=self._engine, request_id=name, requested_output_names=self._outputs, inputs=inputs
+            model_name=self._engine,
+            request_id=name,
+            requested_output_names=self._outputs,
+            inputs=inputs,
+            parameters={"called_by_bls": "true"},
         )
         return request.exec(decoupled=True) if self._decoupled else [request.exec()]
 
