@@ -10,8 +10,11 @@ WORDS: tuple[tuple[str, ...], ...] = (
 )
 WHAT: tuple[tuple[str, ...], ...] = (
     ("pins", "release", "source", "spec"),
-    ("steps", "variant"),
-    ("backends", "backends.openvino"),
+    ("flags", "steps", "variant"),
+    ("case", "translate"),
+    ("engine_rules", "serving_rules"),
+    ("quantizer",),
+    ("backends", "backends.openvino", "backends.trtllm"),
     ("backend",),
     ("check",),
     ("plan",),

@@ -3,17 +3,18 @@
 precisions   the precisions it can build
 device       "cpu": one rank and no platform; "gpu": a platform is required
 Options      pydantic model with the fields `build` and `serving`: the entry's tables of those names
-checkpoint   (model, point, precision, build) -> the actions that make the weights, last the checkpoint itself.
+rules        what else can be known to be wrong with an entry, and `advice`, what is only unwise
+checkpoint   (point, build) -> the actions that make the weights, last the checkpoint itself.
              It never sees the shape, so all shapes share one checkpoint
-engine       (variant, checkpoint action's name, build) -> the action that makes the engine
-serving      (variant, serving) -> template folders over the shared ones, and placeholder values
+engine       (variant, point, checkpoint action's name, both tables) -> the action that makes the engine
+serving      (variant, point, both tables) -> what the model repository is rendered from
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Literal, Protocol, cast
 
@@ -21,9 +22,14 @@ from pydantic import BaseModel
 
 from rules import backends
 from rules.action import Action
-from rules.variant import Variant
+from rules.errors import Problem
+from rules.steps import Rendering
+from rules.variant import Point, Setting, Variant
 
-__all__ = ["Backend", "find", "names"]
+__all__ = ["Backend", "Rule", "find", "names"]
+
+
+Rule = Callable[[Setting], Iterator[Problem]]
 
 
 class Backend(Protocol):
@@ -32,15 +38,17 @@ class Backend(Protocol):
     precisions: tuple[str, ...]
     device: Literal["cpu", "gpu"]
     Options: type[BaseModel]
+    rules: tuple[Rule, ...]
+    advice: tuple[Rule, ...]
 
-    def checkpoint(self, model: str, point: str, precision: str, build: Any) -> tuple[Action, ...]:
+    def checkpoint(self, point: Point, build: Any) -> tuple[Action, ...]:
         """The actions that make the weights of one point, in order; the last is the checkpoint."""
 
-    def engine(self, variant: Variant, made_from: str, build: Any) -> Action:
+    def engine(self, variant: Variant, point: Point, made_from: str, options: Any) -> Action:
         """The action that makes the engine of `variant` from the checkpoint action named `made_from`."""
 
-    def serving(self, variant: Variant, options: Any) -> tuple[tuple[str, ...], Mapping[str, object]]:
-        """The template folders over the shared ones, in order, and the value of each placeholder."""
+    def serving(self, variant: Variant, point: Point, options: Any) -> Rendering:
+        """What the model repository is rendered from."""
 
 
 @cache

@@ -16,9 +16,9 @@ from rules import backend, source
 from rules.errors import Problem, nearest
 from rules.source import Dims
 from rules.spec import Model, Parallelism, Spec, strict_problems
-from rules.variant import expand, groups, name_problems
+from rules.variant import Setting, expand, groups, name_problems
 
-__all__ = ["RULES", "problems"]
+__all__ = ["RULES", "advice", "problems"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,22 @@ class Subject:
             toolchain = self.spec.toolchains.get(name)
             if toolchain and toolchain.backend in backend.names():
                 yield name, backend.find(toolchain.backend)
+
+    def settings(self) -> Iterator[tuple[backend.Backend, Setting]]:
+        """(engine family, what its rules look at) of each toolchain that exists."""
+        for name, family in self.families():
+            yield (
+                family,
+                Setting(
+                    path=self.path,
+                    entry=self.entry,
+                    name=name,
+                    toolchain=self.spec.toolchains[name],
+                    platform=self.spec.platforms.get(self.entry.platform or ""),
+                    dims=self.dims(),
+                    root=self.root,
+                ),
+            )
 
     def parallelisms(self) -> Iterator[Parallelism]:
         """The parallelisms that parse."""
@@ -66,6 +82,18 @@ def problems(spec: Spec, root: Path) -> list[Problem]:
     found += _backends_exist(spec)
     found += name_problems(expand(spec))
     return found + _default_exists(spec)
+
+
+def advice(spec: Spec, root: Path) -> list[Problem]:
+    """What is unwise in a spec without problems, such as a KV cache for fewer requests than a batch has."""
+    subjects = (Subject(spec=spec, path=f"models.{name}", entry=it, root=root) for name, it in spec.models.items())
+    return [
+        problem
+        for subject in subjects
+        for family, setting in subject.settings()
+        for rule in family.advice
+        for problem in rule(setting)
+    ]
 
 
 def source_exists(subject: Subject) -> Iterator[Problem]:
@@ -177,6 +205,13 @@ def lengths_within_positions(subject: Subject) -> Iterator[Problem]:
             yield Problem(what=what, facts=facts, hint="lower isl or osl")
 
 
+def family_rules(subject: Subject) -> Iterator[Problem]:
+    """What each engine family knows to be wrong beside."""
+    for family, setting in subject.settings():
+        for rule in family.rules:
+            yield from rule(setting)
+
+
 RULES: tuple[Rule, ...] = (
     source_exists,
     toolchain_exists,
@@ -189,6 +224,7 @@ RULES: tuple[Rule, ...] = (
     stages_within_layers,
     ranks_within_platform,
     lengths_within_positions,
+    family_rules,
 )
 
 
@@ -212,7 +248,8 @@ def _default_exists(spec: Spec) -> list[Problem]:
     variants = expand(spec)
     known = (*groups(variants), *(variant.name for variant in variants))
     return [
-        Problem(what=f"serve.default: there is no {name!r}", hint=nearest(name, known))
-        for name in spec.serve.default
+        Problem(what=f"{key}: there is no {name!r}", hint=nearest(name, known))
+        for key, names in (("default", spec.default), ("serve.default", spec.serve.default))
+        for name in names
         if name not in known
     ]

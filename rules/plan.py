@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rules import backend, check, source, spec, steps
 from rules.action import Action, Files, Input, Output
 from rules.errors import Misconfigured, Problem
 from rules.spec import Spec
-from rules.variant import Variant, expand
+from rules.variant import Point, Variant, expand
 
 __all__ = ["STAGES", "Plan", "identities", "load", "make", "variant_identities"]
 
@@ -98,30 +98,61 @@ class _Entry:
         self._entry = parsed.models[model]
         where = source.parse(self._entry.source)
         assert not isinstance(where, Problem), "BUG: the check let a bad source pass"
+        dims = source.dims(where, root)
+        self._dims = None if isinstance(dims, Problem) else dims
+        self._root = root
         self._source = (steps.source(model, where, root),)
         self._families = {name: self._family(name) for name in self._entry.toolchains()}
-        self._checkpoints: dict[str, tuple[Action, ...]] = {}
+        self._checkpoints: dict[str, tuple[Point, tuple[Action, ...]]] = {}
 
     def stages(self, variant: Variant) -> Iterator[tuple[str, tuple[Action, ...]]]:
         """(stage, the actions that make it, the last of them being the stage's own) in build order."""
-        family, build, serving = self._families[variant.toolchain]
-        checkpoint = self._checkpoints.get(variant.point)
-        if checkpoint is None:
-            checkpoint = family.checkpoint(variant.model, variant.point, variant.precision, build)
-            self._checkpoints[variant.point] = checkpoint
-        engine = family.engine(variant, checkpoint[-1].name, build)
-        overlays, values = family.serving(variant, serving)
+        family, options = self._families[variant.toolchain]
+        point, checkpoint = self._made_from(variant, family, options)
+        engine = family.engine(variant, point, checkpoint[-1].name, options)
+        rendering = family.serving(variant, point, options)
+        smoke = steps.smoke(variant.name, variant.model)
         yield "source", self._source
         yield "checkpoint", checkpoint
         yield "engine", (engine,)
-        yield "build", (steps.repository(variant.name, variant.model, engine.name, overlays, values),)
-        yield "smoke", (steps.smoke(variant.name, variant.model),)
+        yield "build", (steps.repository(variant.name, variant.model, engine.name, rendering),)
+        yield "smoke", (smoke if family.device == "cpu" else _where_its_engine_runs(smoke, engine, variant),)
 
-    def _family(self, toolchain: str) -> tuple[backend.Backend, Any, Any]:
+    def _made_from(self, variant: Variant, family: backend.Backend, options: Any) -> tuple[Point, tuple[Action, ...]]:
+        found = self._checkpoints.get(variant.point)
+        if found is None:
+            point = self._point(variant)
+            found = self._checkpoints[variant.point] = point, family.checkpoint(point, options.build)
+        return found
+
+    def _point(self, variant: Variant) -> Point:
+        return Point(
+            model=variant.model,
+            name=variant.point,
+            precision=variant.precision,
+            parallelism=variant.parallelism,
+            toolchain=self._parsed.toolchains[variant.toolchain],
+            platform=self._parsed.platforms.get(self._entry.platform or ""),
+            calibration=self._entry.calibration,
+            dims=self._dims,
+            root=self._root,
+        )
+
+    def _family(self, toolchain: str) -> tuple[backend.Backend, Any]:
         family = backend.find(self._parsed.toolchains[toolchain].backend)
-        tables = {"build": self._entry.build, "serving": self._entry.serving}
-        options: Any = family.Options.model_validate(tables)
-        return family, options.build, options.serving
+        return family, family.Options.model_validate({"build": self._entry.build, "serving": self._entry.serving})
+
+
+def _where_its_engine_runs(smoke: Action, engine: Action, variant: Variant) -> Action:
+    """A smoke test on GPUs says something about this machine: it is not shared with others."""
+    return replace(
+        smoke,
+        toolchain=engine.toolchain,
+        platform=engine.platform,
+        runner=engine.runner,
+        gpus=variant.parallelism.world_size,
+        sharing="local",
+    )
 
 
 def _clashes(plan: Plan) -> list[Problem]:

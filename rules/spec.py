@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
@@ -18,6 +18,7 @@ from rules.errors import Problem, nearest
 
 __all__ = [
     "Cache",
+    "Calibration",
     "Model",
     "Parallelism",
     "Platform",
@@ -29,7 +30,6 @@ __all__ = [
     "strict_problems",
 ]
 
-SOURCE_SCHEMES = ("tiny", "file")
 _NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]")
 _PARALLELISM = re.compile(r"(?:tp(?P<tp>[1-9][0-9]*))?(?:pp(?P<pp>[1-9][0-9]*))?")
 
@@ -71,9 +71,17 @@ class Shape(_Strict):
 
 
 class Toolchain(_Strict):
-    """What builds and runs an engine; `backend` names a file in rules/backends/."""
+    """What builds and runs an engine; `backend` names a file in rules/backends/.
+
+    `release` is TensorRT-LLM's. `runner` is where commands run: here, or in a container of `image` (a tag or, better, a
+    digest; the release's own when left out). `upstream` is the folder there that holds the release's `examples/`.
+    """
 
     backend: str
+    release: str | None = None
+    runner: Literal["local", "docker", "podman"] = "local"
+    image: str | None = None
+    upstream: str = "/app"
 
 
 class Platform(_Strict):
@@ -102,6 +110,19 @@ class Serve(_Strict):
     default: tuple[str, ...] = Field(default=(), strict=False)
 
 
+class Calibration(_Strict):
+    """The texts that a quantizer measures activations on.
+
+    `data` is `file:PATH` of a .jsonl or .parquet file or of a folder with such; `column` names the text in each row.
+    The first `size` rows are taken, `length` tokens of each.
+    """
+
+    data: Annotated[str, Field(pattern="^file:.")]
+    column: str = "text"
+    size: Count = 512
+    length: Count = 512
+
+
 class Model(_Strict):
     """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's."""
 
@@ -111,6 +132,7 @@ class Model(_Strict):
     precisions: Names
     parallelism: Names = ["tp1"]
     shapes: Annotated[list[Shape], Field(min_length=1)]
+    calibration: Calibration | None = None
     build: dict[str, Any] = {}
     serving: dict[str, Any] = {}
 
@@ -145,8 +167,9 @@ class Parallelism:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The whole file."""
+    """The whole file. `default` are the groups that `doit` without arguments builds; () is all of them."""
 
+    default: tuple[str, ...] = ()
     cache: Cache
     serve: Serve
     toolchains: Mapping[str, Toolchain]
@@ -156,6 +179,7 @@ class Spec:
 
 _TABLES: Mapping[str, type[_Strict]] = {"toolchains": Toolchain, "platforms": Platform, "models": Model}
 _SINGLES: Mapping[str, type[_Strict]] = {"cache": Cache, "serve": Serve}
+_KEYS = (*_TABLES, *_SINGLES, "default")
 _Entry = TypeVar("_Entry", bound=BaseModel)
 
 
@@ -166,8 +190,9 @@ def read(text: str) -> tuple[Spec, list[Problem]]:
     except tomli.TOMLDecodeError as error:
         empty = Spec(cache=Cache(), serve=Serve(), toolchains={}, platforms={}, models={})
         return empty, [Problem(what=f"models.toml is not TOML: {error}", hint="strings need quotes, tables [brackets]")]
-    problems = [_unknown_table(name) for name in data if name not in (*_TABLES, *_SINGLES)]
+    problems = [_unknown_table(name) for name in data if name not in _KEYS]
     spec = Spec(
+        default=_default(data, problems),
         cache=_single("cache", Cache, data, problems) or Cache(),
         serve=_single("serve", Serve, data, problems) or Serve(),
         toolchains=_entries("toolchains", Toolchain, data, problems),
@@ -181,12 +206,20 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of models.toml, without the backends' options."""
     singles: dict[str, Any] = {name: (kind, kind()) for name, kind in _SINGLES.items()}
     tables: dict[str, Any] = {name: (dict[str, kind], {}) for name, kind in _TABLES.items()}  # type: ignore[valid-type]
-    return create_model("models.toml", __base__=_Strict, **singles, **tables).model_json_schema()
+    default: Any = (list[str], [])
+    return create_model("models.toml", __base__=_Strict, default=default, **singles, **tables).model_json_schema()
 
 
 def strict_problems(path: str, error: ValidationError, known: Sequence[str]) -> list[Problem]:
     """Pydantic's findings as ours: the path in models.toml, what is wrong, the nearest of the `known` keys."""
     return [_problem(path, detail, known) for detail in error.errors(include_url=False)]
+
+
+def _default(data: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ...]:
+    told: list[Problem] = []
+    found = _parse("serve", Serve, {"default": data.get("default", [])}, told)
+    problems += [replace(problem, what=problem.what.removeprefix("serve.")) for problem in told]
+    return found.default if found else ()
 
 
 def _single(name: str, kind: type[_Entry], data: Mapping[str, Any], problems: list[Problem]) -> _Entry | None:
@@ -225,7 +258,7 @@ def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
 
 
 def _unknown_table(name: str) -> Problem:
-    return Problem(what=f"{name}: unknown table", hint=nearest(name, (*_TABLES, *_SINGLES)))
+    return Problem(what=f"{name}: unknown table", hint=nearest(name, _KEYS))
 
 
 def _bad_name(table: str, name: str) -> Problem:

@@ -6,6 +6,7 @@ Reads only files that are in git: the tools and the templates, whose bytes are p
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,19 @@ from rules.action import Action, Files, Input, Local, Output
 from rules.pins import pins
 from rules.source import Source
 
-__all__ = ["CONFIG", "TOKENIZER", "WEIGHTS", "action", "release", "repository", "smoke", "source", "templates", "tool"]
+__all__ = [
+    "CONFIG",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Rendering",
+    "action",
+    "release",
+    "repository",
+    "smoke",
+    "source",
+    "templates",
+    "tool",
+]
 
 HERE = Path(__file__).parent
 PLATFORM = "linux-x86_64"
@@ -24,8 +37,28 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 TINY_SEED = 20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """What a model repository is rendered from: template folders over the shared ones, in order, the value of each
+    placeholder, the release whose contract it is, and the folder where the server sees it (relative when "").
+    """
+
+    overlays: tuple[str, ...]
+    values: Mapping[str, object]
+    contract: str = "main"
+    root: str = ""
+
+
 def source(model: str, where: Source, root: Path) -> Action:
     """Brings the checkpoint of `model` here: made for `tiny:`, verified and taken over for `file:` (below `root`)."""
+    if where.scheme == "hf":
+        return action(
+            f"source:{model}",
+            "hub",
+            {"repository": where.where, "revision": where.revision},
+            outputs=("config.json", "*.safetensors"),
+            packages=("safetensors",),
+        )
     if where.scheme == "tiny":
         return action(
             f"source:{model}",
@@ -43,17 +76,18 @@ def source(model: str, where: Source, root: Path) -> Action:
     )
 
 
-def repository(name: str, model: str, engine: str, overlays: tuple[str, ...], values: Mapping[str, object]) -> Action:
-    """Renders the Triton model repository of variant `name`: the shared templates, then `overlays` over them."""
-    folders = tuple((f"templates_{folder}", templates(folder)) for folder in ("triton", *overlays))
+def repository(name: str, model: str, engine: str, rendering: Rendering) -> Action:
+    """Renders the Triton model repository of variant `name`: the shared templates, then overlays over them."""
+    folders = tuple((f"templates_{folder}", templates(folder)) for folder in ("triton", *rendering.overlays))
     return action(
         f"build:{name}",
         "render",
         {"contract": "{contract}", "engine": "{engine}", "tokenizer": "{tokenizer}"},
+        *((f"--root={rendering.root}",) if rendering.root else ()),
         *(f"--templates={{{key}}}" for key, _ in folders),
-        *(f"--set={key}={_word(value)}" for key, value in sorted(values.items())),
+        *(f"--set={key}={_word(value)}" for key, value in sorted(rendering.values.items())),
         inputs=(
-            ("contract", release("main")),
+            ("contract", release(rendering.contract)),
             ("engine", Output(action=engine)),
             ("tokenizer", Output(action=f"source:{model}", only=TOKENIZER)),
             *folders,

@@ -4,7 +4,7 @@
     __all__ = ["DOIT_CONFIG", "task_engines"]
 
 `checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
-stage alone is all of it.
+stage alone is all of it. `doit` alone is `build` of models.toml's `default`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DOIT_CONFIG: Mapping[str, Any] = {
     "par_type": "thread",  # an action's work is in its command; processes would only copy our state
     "reporter": Reporter,
     "verbosity": 2,
-    "default_tasks": ["build"],
+    "default_tasks": ["_default"],
 }
 
 _DOCS = {
@@ -74,6 +74,7 @@ def task_engines() -> Iterator[dict[str, Any]]:
             yield _task(space, action)
         for stage, names in space.plan.names.items():
             yield from _groups(stage, names)
+        yield {"basename": "_default", "actions": None, "task_dep": list(space.default)}
 
 
 @contextmanager

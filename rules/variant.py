@@ -11,11 +11,45 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from rules.errors import Problem
-from rules.spec import Model, Parallelism, Shape, Spec
+from rules.source import Dims
+from rules.spec import Calibration, Model, Parallelism, Platform, Shape, Spec, Toolchain
 
-__all__ = ["Variant", "expand", "groups", "name_problems"]
+__all__ = ["Point", "Setting", "Variant", "expand", "groups", "name_problems"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A variant without its shape: all that a checkpoint may depend on. Relative paths start at `root`."""
+
+    model: str
+    name: str
+    precision: str
+    parallelism: Parallelism
+    toolchain: Toolchain
+    platform: Platform | None = None
+    calibration: Calibration | None = None
+    dims: Dims | None = None
+    root: Path = Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One entry on one of its toolchains: what the rules of an engine family look at. `path` is models.NAME."""
+
+    path: str
+    entry: Model
+    name: str
+    toolchain: Toolchain
+    platform: Platform | None
+    dims: Dims | None
+    root: Path
+
+    def parallelisms(self) -> Iterator[Parallelism]:
+        """The parallelisms that parse."""
+        return _parallelisms(self.entry)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,9 @@ def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[s
     Raises StepFailed when the toolchain is another than the key declares, when the command fails, or when it does not
     make its outputs.
     """
+    if work.action.runner != "local":
+        hint = 'run doit inside the image and write runner = "local" in its toolchain'
+        raise StepFailed(Problem(what=f"{work.action.name}: runner {work.action.runner!r} is not built yet", hint=hint))
     problems = local.mismatches(work.action.toolchain)
     if problems:
         raise StepFailed(problems)

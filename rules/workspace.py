@@ -31,6 +31,11 @@ class Workspace:
     plan: Plan
     executor: Executor
 
+    @property
+    def default(self) -> tuple[str, ...]:
+        """The targets of a command that is given none: `build` of the default groups, or of all."""
+        return tuple(f"build:{name}" for name in self.plan.spec.default) or ("build",)
+
     def actions(self, target: str) -> tuple[str, ...]:
         """The actions that `stage:name` or a stage stands for. Raises Misconfigured with an unknown name."""
         stage, _, name = target.partition(":")

@@ -32,7 +32,13 @@ KEYED: Mapping[str, Any] = {
     "platform": "linux-aarch64",
     "env": (("MODE", "b"),),
 }
-NOT_KEYED: Mapping[str, Any] = {"name": "engine:m", "gpus": 8, "timeout_s": 60.0, "sharing": "never"}
+NOT_KEYED: Mapping[str, Any] = {
+    "name": "engine:m",
+    "gpus": 8,
+    "timeout_s": 60.0,
+    "sharing": "never",
+    "runner": "docker",
+}
 
 
 def _key(action: Action) -> str:

@@ -15,7 +15,16 @@ from rules import check
 from rules.check import RULES, Subject, problems
 from rules.spec import read
 
-HEAD = '[toolchains.cpu]\nbackend = "openvino"\n[platforms.h100]\nsm = 90\nmemory_gib = 80\ngpus = 8\n'
+HEAD = """[toolchains.cpu]
+backend = "openvino"
+[toolchains.gpu]
+backend = "trtllm"
+release = "0.12.0"
+[platforms.h100]
+sm = 90
+memory_gib = 80
+gpus = 8
+"""
 GOOD: Mapping[str, str] = {
     "source": '"tiny:qwen2"',
     "toolchain": '"cpu"',
@@ -34,6 +43,7 @@ class Case:
     hint: str
 
 
+GPU = {"toolchain": '"gpu"', "platform": '"h100"', "precisions": '["fp16"]'}
 FILE = {"source": '"file:there"'}
 CASES: Mapping[str, Case] = {
     "source_exists": Case(FILE, {"source": '"file:nowhere"'}, "source: {root}/nowhere/config.json does not", "folder"),
@@ -90,6 +100,12 @@ CASES: Mapping[str, Case] = {
         {**FILE, "shapes": "[{ batch = 1, isl = 4000, osl = 97 }]"},
         "shapes[0]: is longer than the model's positions",
         "lower",
+    ),
+    "family_rules": Case(
+        {**GPU, "build": "{ max_num_tokens = 512 }"},
+        {**GPU, "build": "{ use_custom_all_reduce = true }"},
+        "build.use_custom_all_reduce: TensorRT-LLM 0.12.0 has no --use_custom_all_reduce",
+        "leave it out",
     ),
 }
 

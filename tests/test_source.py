@@ -13,6 +13,7 @@ import pytest
 from rules.errors import Problem
 from rules.source import TINY, Dims, Source, dims, parse
 
+WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "model_type")
 FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
 
 
@@ -30,7 +31,34 @@ def test_anything_else_is_a_problem_with_a_hint(text: str) -> None:
     found = parse(text)
     assert isinstance(found, Problem)
     assert found.what == f"{text!r} is not a source"
-    assert found.hint == "write tiny:... or file:..."
+    assert found.hint == "write tiny:... or file:... or hf:..."
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "revision"),
+    [
+        ("hf:Qwen/Qwen2-7B", "Qwen/Qwen2-7B", "main"),
+        ("hf:gpt2@v1.0", "gpt2", "v1.0"),
+        ("hf:a/b@refs/pr/1", "a/b", "refs/pr/1"),
+    ],
+)
+def test_a_model_on_the_hub_has_a_revision(text: str, where: str, revision: str) -> None:
+    assert parse(text) == Source(scheme="hf", where=where, revision=revision)
+
+
+@pytest.mark.parametrize("text", ["hf:a/b/c", "hf:a b", "hf:/b", "hf:a/b@", "hf:../b/c"])
+def test_what_is_no_name_on_the_hub_is_told(text: str) -> None:
+    found = parse(text)
+    assert isinstance(found, Problem)
+    assert found.hint == "write hf:ORG/NAME or hf:ORG/NAME@REVISION"
+
+
+def test_dimensions_of_known_models_are_there_before_they_are_downloaded() -> None:
+    known = dims(Source(scheme="hf", where="Qwen/Qwen2-72B-Instruct", revision="main"), Path())
+    assert isinstance(known, Dims)
+    assert (known.heads, known.kv_heads, known.layers, known.hidden, known.family) == (64, 8, 80, 8192, "qwen2")
+    other = dims(Source(scheme="hf", where="org/other", revision="main"), Path())
+    assert other == Dims(heads=0, kv_heads=0, layers=0, max_positions=0)
 
 
 def test_an_unknown_tiny_model_names_the_nearest() -> None:
@@ -92,11 +120,14 @@ def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architectu
     """rules/tools may not import rules, so the numbers stand twice."""
     tool = runpy.run_path(str(project / "rules" / "tools" / "tiny.py"))
     tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=1, pad_token_id=2)
-    made = tool["configuration"](architecture, tokenizer)
-    config: dict[str, Any] = {name: getattr(made, name, None) for name in FIELDS}
+    made = tool["_configuration"](architecture, tokenizer)
+    config: dict[str, Any] = {name: getattr(made, name, None) for name in (*FIELDS, *WIDTHS)}
     assert TINY[architecture] == Dims(
         heads=config["num_attention_heads"],
         kv_heads=config["num_key_value_heads"] or config["num_attention_heads"],
         layers=config["num_hidden_layers"],
         max_positions=config["max_position_embeddings"],
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"] or 4 * config["hidden_size"],
+        family=config["model_type"],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from rules.source import Source
 
 TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/data"))
 FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/data"))
-BUILD = steps.repository("m_x", "m", "engine:m_x", ("openvino",), {"b": True, "a": 1})
+RENDERING = steps.Rendering(overlays=("openvino",), values={"b": True, "a": 1})
+BUILD = steps.repository("m_x", "m", "engine:m_x", RENDERING)
+PLACED = steps.repository("m_x", "m", "engine:m_x", replace(RENDERING, contract="0.11.0", root="/repository"))
 SMOKE = steps.smoke("m_x", "m")
-ALL = (TINY, FILE, BUILD, SMOKE)
+HUB = steps.source("m", Source(scheme="hf", where="org/name", revision="main"), Path("/data"))
+ALL = (TINY, FILE, HUB, BUILD, PLACED, SMOKE)
 
 
 @pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
@@ -49,6 +53,16 @@ def test_overlays_come_after_the_shared_templates() -> None:
 
 def test_values_are_sorted_and_written_as_in_a_config_pbtxt() -> None:
     assert [word for word in BUILD.argv if word.startswith("--set=")] == ["--set=a=1", "--set=b=true"]
+
+
+def test_a_repository_is_rendered_for_the_place_where_the_server_sees_it() -> None:
+    assert not [word for word in BUILD.argv if word.startswith("--root")]
+    assert "--root=/repository" in PLACED.argv
+
+
+def test_a_repository_follows_the_contract_of_its_release() -> None:
+    assert dict(PLACED.inputs)["contract"] == steps.release("0.11.0")
+    assert dict(BUILD.inputs)["contract"] == steps.release("main")
 
 
 def test_the_repository_sees_only_the_tokenizer_of_the_source() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_a_failure_shows_name_exit_code_last_lines_and_log(lab: Lab) -> None:
 
 def test_a_traceback_of_a_tool_is_among_the_last_lines(lab: Lab) -> None:
     assert "ZeroDivisionError" in _failure(lab, lab.action("s:a", "1 / 0"))
+
+
+def test_an_action_of_a_container_does_not_run_outside_of_it(lab: Lab) -> None:
+    text = _failure(lab, replace(lab.action("s:a", OK), runner="docker"))
+    assert text.startswith("s:a: runner 'docker' is not built yet")
+    assert "hint: run doit inside the image" in text
 
 
 def test_a_failed_command_is_never_stored(lab: Lab) -> None:

@@ -5,17 +5,18 @@ No GPU and no container, so the whole path runs on a laptop and in CI.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rules import steps
 from rules.action import Action, Output
-from rules.steps import CONFIG, WEIGHTS
-from rules.variant import Variant
+from rules.errors import Problem
+from rules.steps import CONFIG, WEIGHTS, Rendering
+from rules.variant import Point, Setting, Variant
 
-__all__ = ["Options", "checkpoint", "device", "engine", "precisions", "serving"]
+__all__ = ["Options", "advice", "checkpoint", "device", "engine", "precisions", "rules", "serving"]
 
 precisions = ("fp32", "fp16", "int8_wo", "int4_wo")
 device: Literal["cpu", "gpu"] = "cpu"
@@ -66,8 +67,21 @@ class Options(_Strict):
     serving: Serving = Serving()
 
 
-def checkpoint(model: str, point: str, precision: str, build: Build) -> tuple[Action, ...]:
+def plain_toolchain(setting: Setting) -> Iterator[Problem]:
+    """A toolchain of this family names no release and no container: the pinned packages are all of it."""
+    given = setting.toolchain.model_fields_set - {"backend"}
+    for key in sorted(given):
+        what = f"toolchains.{setting.name}.{key}: means nothing to the backend 'openvino'"
+        yield Problem(what=what, hint="leave it out")
+
+
+rules: tuple[Callable[[Setting], Iterator[Problem]], ...] = (plain_toolchain,)
+advice: tuple[Callable[[Setting], Iterator[Problem]], ...] = ()
+
+
+def checkpoint(point: Point, build: Build) -> tuple[Action, ...]:
     """OpenVINO weights of one precision: fp32 is the conversion itself, which every other precision is made from."""
+    model, precision = point.model, point.precision
     converted = steps.action(
         f"checkpoint:{model}_fp32",
         "openvino_convert",
@@ -80,7 +94,7 @@ def checkpoint(model: str, point: str, precision: str, build: Build) -> tuple[Ac
         return (converted,)
     group = {"group_size": build.group_size} if precision == "int4_wo" else {}
     compressed = steps.action(
-        f"checkpoint:{point}",
+        f"checkpoint:{point.name}",
         "openvino_quantize",
         {"checkpoint": "{checkpoint}", "precision": precision, **group},
         inputs=(("checkpoint", Output(action=converted.name)),),
@@ -90,7 +104,7 @@ def checkpoint(model: str, point: str, precision: str, build: Build) -> tuple[Ac
     return converted, compressed
 
 
-def engine(variant: Variant, made_from: str, build: Build) -> Action:
+def engine(variant: Variant, _point: Point, made_from: str, options: Options) -> Action:
     """The engine of one shape: the weights with the limits that the server enforces, proven to load."""
     shape = variant.shape
     limits = {
@@ -98,7 +112,7 @@ def engine(variant: Variant, made_from: str, build: Build) -> Action:
         "max_batch_size": shape.batch,
         "max_input_len": shape.isl,
         "max_output_len": shape.osl,
-        "max_num_tokens": build.max_num_tokens or max(shape.isl, min(shape.batch * shape.isl, 2048)),
+        "max_num_tokens": options.build.max_num_tokens or max(shape.isl, min(shape.batch * shape.isl, 2048)),
     }
     return steps.action(
         f"engine:{variant.name}",
@@ -110,9 +124,11 @@ def engine(variant: Variant, made_from: str, build: Build) -> Action:
     )
 
 
-def serving(variant: Variant, options: Serving) -> tuple[tuple[str, ...], Mapping[str, object]]:
-    """The template folders over the shared ones, and the value of each placeholder."""
-    values: dict[str, object] = dict(options)
+def serving(variant: Variant, _point: Point, options: Options) -> Rendering:
+    """The value of each placeholder."""
+    values: dict[str, object] = dict(options.serving)
     values["decoupled_mode"] = values.pop("streaming")
     values["triton_max_batch_size"] = variant.shape.batch
-    return ("openvino",), {name: "" if value is None else value for name, value in values.items()}
+    return Rendering(
+        overlays=("openvino",), values={name: "" if value is None else value for name, value in values.items()}
+    )

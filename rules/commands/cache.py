@@ -91,7 +91,7 @@ def _gc(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  
 def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
     cache, artifacts = space.executor.cache, space.executor.artifacts
     sent = missing = 0
-    for action in closure(space, named(space, targets or ["build"])):
+    for action in closure(space, named(space, targets or space.default)):
         record = artifacts.record(action.name)
         if record is None or cache.store.get(record.key) is None:
             missing += 1
@@ -105,7 +105,7 @@ def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:
 
 def _pull(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
     executor, pulled, missing = space.executor, 0, 0
-    for action in closure(space, named(space, targets or ["build"])):
+    for action in closure(space, named(space, targets or space.default)):
         try:
             known = executor.cached(action)
         except Unknown:

@@ -24,7 +24,7 @@ class PlanCommand(EngineCommand):
     name = "plan"
     doc_purpose = "show what would run and why, without running it"
     doc_usage = "[TARGET...]"
-    doc_description = "TARGET is a stage, or stage:name as for `doit`. Without one: build."
+    doc_description = "TARGET is a stage, or stage:name as for `doit`. Without one: what `doit` alone would make."
     cmd_options = (
         {"name": "json", "long": "json", "type": bool, "default": False, "help": "one object, for programs"},
     )
@@ -32,7 +32,7 @@ class PlanCommand(EngineCommand):
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Prints it."""
         space = here()
-        wanted = closure(space, named(space, pos_args or ["build"]))
+        wanted = closure(space, named(space, pos_args or space.default))
         looked = look(space.executor, wanted)
         print(json.dumps(as_json(space, looked), indent=1) if opt_values["json"] else as_text(looked))
         return 0

@@ -1,11 +1,16 @@
 """Render a Triton model repository from templates, a release's contract, settings and an engine.
 
-    render.py --templates DIR ... --contract FILE --engine DIR --tokenizer DIR --set NAME=VALUE ... --out DIR
+    render.py --templates DIR ... --contract FILE [--root DIR] --set NAME=VALUE ... [--engine DIR] [--tokenizer DIR]
+              --out DIR
 
 A templates directory is shaped like what it becomes, `<model>/...`; `*.j2` files are rendered, others copied, and what
 lies in `shared/` goes into every model of the Python backend. Later directories overlay earlier ones. A directory may
 hold a `contract.json` that says how its engine differs from the release: `add`ed inputs and ensemble mappings, and
 placeholders that it `fix`es (an empty value is upstream's word for unset), which `--set` may then not name.
+
+Configs name engine and tokenizer relative to the model's own folder, so that the repository can be moved. With `--root`
+they name them below that folder, where the server will see the repository: upstream's engine does not resolve paths.
+Without `--engine` or `--tokenizer` the configs are as they would be, and only those files are missing.
 
 Every `config.pbtxt` is parsed with Triton's protobuf schema before anything is written. The tool knows no models, no
 precisions and no engine family.
@@ -24,8 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
-LAYOUT = {"engine_dir": "1/engine", "tokenizer_dir": "1/tokenizer"}  # relative to the model, so that it can be moved
-TOKENIZER_USERS = ("preprocessing", "tensorrt_llm", "postprocessing")
+LAYOUT = {"engine_dir": "1/engine", "tokenizer_dir": "1/tokenizer"}  # relative to the model
 ENGINE_USER = "tensorrt_llm"
 
 Config = dict[str, Any]
@@ -54,8 +58,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="render a Triton model repository")
     parser.add_argument("--templates", type=Path, action="append", required=True, metavar="DIR")
     parser.add_argument("--contract", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--engine", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--engine", type=Path, metavar="DIR")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR")
+    parser.add_argument("--root", default="", metavar="DIR", help="where the server will see the repository")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     return parser.parse_args()
@@ -69,13 +74,13 @@ def render(args: argparse.Namespace) -> None:
     for overlay in overlays:
         extend(contract, overlay.get("add", {}))
     values = settings(args.settings, placeholders(contract), fixed)
-    models = {name: fill(config, values) for name, config in contract.items()}
+    models = {name: fill(config, {**layout(args.root, name), **values}) for name, config in contract.items()}
     files = rendered_files(args.templates, models)
     check_configs(files)
-    engine, tokenizer = contents(args.engine), contents(args.tokenizer)
+    engine, tokenizer = (contents(given) if given else {} for given in (args.engine, args.tokenizer))
     write(files, args.out)
     place(engine, args.out / ENGINE_USER / LAYOUT["engine_dir"])
-    for model in TOKENIZER_USERS:
+    for model in [name for name, config in contract.items() if "tokenizer_dir" in placeholders(config)]:
         place(tokenizer, args.out / model / LAYOUT["tokenizer_dir"])
     print(f"rendered {len(models)} models: {', '.join(models)}", flush=True)
 
@@ -112,7 +117,15 @@ def settings(given: list[str], wanted: set[str], fixed: dict[str, str]) -> dict[
     if unknown or missing:
         hint = "give each name once, --set NAME=VALUE"
         raise Refused("the settings do not fit the templates", unknown + missing, hint)
-    return {**LAYOUT, **fixed, **pairs}
+    return {**fixed, **pairs}
+
+
+def layout(root: str, model: str) -> dict[str, str]:
+    """What `model` calls the engine and its own tokenizer; there is one engine, that of `tensorrt_llm`."""
+    if not root:
+        return LAYOUT
+    users = {"engine_dir": ENGINE_USER, "tokenizer_dir": model}
+    return {name: f"{root}/{users[name]}/{below}" for name, below in LAYOUT.items()}
 
 
 def suggestion(name: str, words: set[str]) -> str:

@@ -9,8 +9,8 @@ import pytest
 
 from rules.action import Action, Files, Output
 from rules.backends import openvino
-from rules.spec import read
-from rules.variant import Variant, expand
+from rules.spec import Parallelism, Toolchain, read
+from rules.variant import Point, Setting, Variant, expand
 
 
 def _variant(batch: int = 8, isl: int = 256, precision: str = "int8_wo") -> Variant:
@@ -22,12 +22,20 @@ def _variant(batch: int = 8, isl: int = 256, precision: str = "int8_wo") -> Vari
     return expand(spec)[0]
 
 
+def _point(precision: str = "int8_wo") -> Point:
+    toolchain = Toolchain(backend="openvino")
+    parallelism = Parallelism(tp=1, pp=1)
+    return Point(model="m", name=f"m_{precision}", precision=precision, parallelism=parallelism, toolchain=toolchain)
+
+
 def _checkpoint(precision: str, **build: int) -> tuple[Action, ...]:
-    return openvino.checkpoint("m", f"m_{precision}", precision, openvino.Build(**build))
+    return openvino.checkpoint(_point(precision), openvino.Build(**build))
 
 
 def _engine(**options: int) -> Action:
-    return openvino.engine(_variant(), "checkpoint:m_int8_wo", openvino.Build(**options))
+    return openvino.engine(
+        _variant(), _point(), "checkpoint:m_int8_wo", openvino.Options(build=openvino.Build(**options))
+    )
 
 
 def test_fp32_is_the_conversion_itself() -> None:
@@ -60,7 +68,7 @@ def test_the_engine_is_told_the_limits_of_the_shape() -> None:
 
 @pytest.mark.parametrize(("batch", "isl", "tokens"), [(8, 256, 2048), (1, 64, 64), (64, 1024, 2048)])
 def test_tokens_in_a_step_are_batch_x_isl_up_to_2048(batch: int, isl: int, tokens: int) -> None:
-    engine = openvino.engine(_variant(batch, isl), "checkpoint:m", openvino.Build())
+    engine = openvino.engine(_variant(batch, isl), _point(), "checkpoint:m", openvino.Options())
     assert f"--max-num-tokens={tokens}" in engine.argv
 
 
@@ -75,14 +83,26 @@ def test_impossible_build_options_are_refused(options: dict[str, int]) -> None:
 
 
 def test_the_batch_limit_of_triton_is_the_shapes() -> None:
-    _, values = openvino.serving(_variant(batch=3), openvino.Serving())
-    assert values["triton_max_batch_size"] == 3
+    rendering = openvino.serving(_variant(batch=3), _point(), openvino.Options())
+    assert rendering.values["triton_max_batch_size"] == 3
 
 
 def test_streaming_is_upstreams_decoupled_mode() -> None:
-    _, values = openvino.serving(_variant(), openvino.Serving(streaming=False))
-    assert values["decoupled_mode"] is False
-    assert "streaming" not in values
+    options = openvino.Options(serving=openvino.Serving(streaming=False))
+    rendering = openvino.serving(_variant(), _point(), options)
+    assert rendering.values["decoupled_mode"] is False
+    assert "streaming" not in rendering.values
+
+
+def test_a_toolchain_of_this_family_names_no_release_and_no_image() -> None:
+    spec, _ = read('[toolchains.t]\nbackend = "openvino"\nrelease = "0.11.0"\nrunner = "docker"\n')
+    entry, toolchain = _variant().entry, spec.toolchains["t"]
+    setting = Setting(path="m", entry=entry, name="t", toolchain=toolchain, platform=None, dims=None, root=Path())
+    (rule,) = openvino.rules
+    assert [problem.what.partition(":")[0] for problem in rule(setting)] == [
+        "toolchains.t.release",
+        "toolchains.t.runner",
+    ]
 
 
 @pytest.mark.parametrize("action", [*_checkpoint("int4_wo"), _engine()], ids=lambda action: action.name)

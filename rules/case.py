@@ -1,0 +1,79 @@
+"""One entry of the TensorRT-LLM lane under examination: a setting, and the release that its toolchain names.
+
+A rule is a function from a Setting to its problems, as in rules/check.py. A rule is silent where another refuses:
+without a release that exists there is nothing more to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rules.errors import Problem
+from rules.release import Release, load
+from rules.variant import Setting
+
+__all__ = ["Case", "Rule", "about", "case"]
+
+Rule = Callable[[Setting], Iterator[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A setting with its release, and its tables as they are written: their types are another rule's business."""
+
+    setting: Setting
+    release: Release
+    build: Mapping[str, Any]
+    serving: Mapping[str, Any]
+
+    @property
+    def path(self) -> str:
+        """models.NAME"""
+        return self.setting.path
+
+    @property
+    def precisions(self) -> list[str]:
+        """The entry's precisions."""
+        return self.setting.entry.precisions
+
+    @property
+    def kv_cache_dtype(self) -> object:
+        """`auto`, or what the KV cache is quantized to."""
+        return self.build.get("kv_cache_dtype", "auto")
+
+    @property
+    def upstream(self) -> bool:
+        """Whether the release's own scripts make the checkpoint."""
+        return bool(self.build.get("quantizer") == "upstream")
+
+    @property
+    def family(self) -> str:
+        """config.json's model_type; empty where that is not known."""
+        return self.setting.dims.family if self.setting.dims else ""
+
+    def served(self, *names: str) -> list[str]:
+        """Those of `names` that `serving` turns on."""
+        return [name for name in names if self.serving.get(name) is True]
+
+
+def case(setting: Setting) -> Case | None:
+    """The case of a setting whose release exists."""
+    try:
+        release = load(setting.toolchain.release or "")
+    except KeyError:
+        return None
+    return Case(setting=setting, release=release, build=setting.entry.build, serving=setting.entry.serving)
+
+
+def about(told: Callable[[Case], Iterator[Problem]]) -> Rule:
+    """A rule about a case; silent where there is none, which `release_exists` tells."""
+
+    def rule(setting: Setting) -> Iterator[Problem]:
+        of = case(setting)
+        if of:
+            yield from told(of)
+
+    rule.__name__, rule.__doc__ = told.__name__, told.__doc__
+    return rule

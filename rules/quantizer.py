@@ -1,0 +1,115 @@
+"""The checkpoint stage of the TensorRT-LLM lane: ModelOpt here, or the release's own scripts inside its toolchain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from rules import digest, steps, translate
+from rules.action import Action, Files, Input, Local, Output
+from rules.engine_rules import TEXT_FILES
+from rules.pins import pins
+from rules.release import Release
+from rules.spec import Calibration
+from rules.steps import CONFIG, TOKENIZER, WEIGHTS
+from rules.translate import AWQ_BLOCK, CALIBRATED, FAMILIES, Intent
+from rules.variant import Point
+
+__all__ = ["MODELOPT", "modelopt", "upstream"]
+
+# The last release that exports TensorRT-LLM checkpoints without deprecation; the exporter goes in 0.49.
+# PyTorch is left out: a checkpoint made by its CPU build and one made by its CUDA build are the same work.
+MODELOPT = (("nvidia-modelopt", "0.47.0"), *pins("transformers", "safetensors"))
+_FULL = 0.6  # of a GPU's memory may be weights while their scales are measured
+
+
+def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
+    """ModelOpt here: the same checkpoint for every platform, and it needs no container."""
+    calibrated = point.precision in CALIBRATED
+    made = steps.action(
+        f"checkpoint:{point.name}",
+        "modelopt_quantize",
+        {
+            "source": "{source}",
+            "precision": point.precision,
+            "dtype": wanted.dtype,
+            "kv_cache_dtype": wanted.kv_cache_dtype,
+            "tp_size": point.parallelism.tp,
+            "pp_size": point.parallelism.pp,
+            "release": release.version,
+            **({"block_size": AWQ_BLOCK} if point.precision == "int4_awq" else {}),
+            **(_calibration_arguments(point.calibration) if calibrated and point.calibration else {}),
+        },
+        inputs=(
+            ("source", Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS))),
+            *(_calibration_inputs(point) if calibrated else ()),
+        ),
+        outputs=_rank_files(point),
+    )
+    return replace(made, toolchain=MODELOPT, gpus=_gpus(point) if calibrated else 0)
+
+
+def _calibration_arguments(calibration: Calibration) -> dict[str, object]:
+    """Texts become tokens here, so that the tokenizer is a part of the key where it matters and nowhere else."""
+    return {
+        "tokenizer": "{tokenizer}",
+        "calibration": "{calibration}",
+        "calibration_column": calibration.column,
+        "calibration_size": calibration.size,
+        "calibration_length": calibration.length,
+    }
+
+
+def _calibration_inputs(point: Point) -> tuple[tuple[str, Input], ...]:
+    if not point.calibration:
+        return ()
+    tokenizer = Output(action=f"source:{point.model}", only=TOKENIZER)
+    return ("tokenizer", tokenizer), ("calibration", _texts(point.calibration, point.root))
+
+
+def upstream(point: Point, release: Release, wanted: Intent, toolchain: tuple[tuple[str, str], ...]) -> Action:
+    """The release's own script. It reads the model's folder as Hugging Face has it, tokenizer included."""
+    family = FAMILIES[point.dims.family if point.dims else ""]
+    program = translate.upstream_program(point.precision, family)
+    calibrated = program == "quantize"
+    given = (
+        translate.quantize(release, wanted, point.calibration)
+        if calibrated
+        else translate.convert(release, wanted, family)
+    )
+    texts = (("calibration", _texts(point.calibration, point.root)),) if calibrated and point.calibration else ()
+    return Action(
+        name=f"checkpoint:{point.name}",
+        stage="checkpoint",
+        argv=("python3", f"{point.toolchain.upstream}/{release.script(program)}", *given),
+        inputs=(("source", Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS, *TOKENIZER))), *texts),
+        outputs=_rank_files(point),
+        toolchain=toolchain,
+        platform=f"sm{wanted.sm}" if calibrated else steps.PLATFORM,
+        runner=point.toolchain.runner,
+        gpus=max(1, _gpus(point)) if calibrated else 0,
+    )
+
+
+def _rank_files(point: Point) -> tuple[str, ...]:
+    return ("config.json", *(f"rank{rank}.safetensors" for rank in range(point.parallelism.world_size)))
+
+
+def _texts(calibration: Calibration, root: Path) -> Input:
+    """A single file is keyed like a file in git; a folder is read when it is needed."""
+    path = root / calibration.data.removeprefix("file:")
+    if path.suffix in TEXT_FILES:
+        return Files(root=str(path), members=(("", digest.of_file(path)),))
+    return Local(path=str(path))
+
+
+def _gpus(point: Point) -> int:
+    """GPUs that hold the model while its scales are measured; none for one that a CPU does in minutes."""
+    dims, platform = point.dims, point.platform
+    if not dims or not platform:
+        return 1
+    parameters = dims.layers * dims.hidden * (4 * dims.hidden + 3 * dims.intermediate)
+    if parameters < 1e8:
+        return 0
+    return min(platform.gpus, math.ceil(2 * parameters / (platform.memory_gib * _FULL * (1 << 30))))

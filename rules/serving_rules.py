@@ -1,0 +1,120 @@
+"""What can be known to be wrong, or unwise, with what an entry of the TensorRT-LLM lane serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rules.case import Case, Rule, about
+from rules.errors import Problem
+from rules.flags import setting_problems, unknown_setting
+from rules.release import number
+
+__all__ = ["ADVICE", "PLACED", "RULES"]
+
+PLACED = ("engine_dir", "tokenizer_dir")  # render.py says where they are
+_DERIVED: Mapping[str, str] = {
+    "triton_max_batch_size": "it is the `batch` of `shapes`, in all models",
+    "decoupled_mode": "write `streaming`: it holds for all models",
+    "engine_dir": "the repository knows where its engine is",
+    "tokenizer_dir": "the repository knows where its tokenizer is",
+}
+
+
+@about
+def settings_known(of: Case) -> Iterator[Problem]:
+    """`serving` holds `streaming` and placeholders that the release's templates have, with values that they take."""
+    path, known = f"{of.path}.serving", ("streaming", *(name for name in of.release.settings() if name not in _DERIVED))
+    for name in of.serving:
+        if name in _DERIVED:
+            yield Problem(what=f"{path}.{name}: is not set here", hint=_DERIVED[name])
+        elif name not in known:
+            yield unknown_setting(path, name, of.release, known)
+    yield from setting_problems(path, {name: of.release.settings()[name] for name in known[1:]}, of.serving)
+
+
+@about
+def serving_fits_engine(of: Case) -> Iterator[Problem]:
+    """What is served is not turned off in the engine: paged context, paged KV cache, packed input, beams, logits."""
+    off = (False, "disable", "disabled", "continuous")
+    for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
+        if of.build.get("use_paged_context_fmha") in off:
+            what = f"{of.path}.serving.{name}: needs build.use_paged_context_fmha, which is turned off"
+            yield Problem(what=what, hint="leave use_paged_context_fmha out: it is turned on where it is needed")
+    for name in ("kv_cache_type", "paged_kv_cache", "remove_input_padding"):
+        if of.build.get(name) in off and of.serving.get("batching_strategy") not in ("V1", "v1"):
+            what = f"{of.path}.build.{name}: in-flight batching needs a paged KV cache and packed input"
+            yield Problem(what=what, hint='leave it out, or write batching_strategy = "V1" in `serving`')
+    beams, most = of.serving.get("max_beam_width"), of.build.get("max_beam_width", 1)
+    if isinstance(beams, int) and isinstance(most, int) and beams > most:
+        what = f"{of.path}.serving.max_beam_width: {beams} beams of an engine for {most}"
+        yield Problem(what=what, hint=f"write max_beam_width = {beams} in `build`")
+    half = of.build.get("logits_dtype") == "float16"
+    if "logits_datatype" in of.release.settings() and half != (of.serving.get("logits_datatype") == "TYPE_FP16"):
+        what = f"{of.path}.serving.logits_datatype: is not what build.logits_dtype makes"
+        yield Problem(what=what, hint="float16 and TYPE_FP16 go together; so do float32 and TYPE_FP32")
+
+
+@about
+def tokens_hold_a_prompt(of: Case) -> Iterator[Problem]:
+    """Without chunked context a prompt is one step: max_num_tokens holds at least one."""
+    tokens = of.build.get("max_num_tokens")
+    if not isinstance(tokens, int) or of.served("enable_chunked_context"):
+        return
+    for index, shape in enumerate(of.setting.entry.shapes):
+        if tokens < shape.isl:
+            what = f"{of.path}.shapes[{index}]: a prompt of {shape.isl} tokens in steps of max_num_tokens = {tokens}"
+            hint = "raise build.max_num_tokens, or write enable_chunked_context = true in `serving`"
+            yield Problem(what=what, hint=hint)
+
+
+@about
+def cache_holds_a_request(of: Case) -> Iterator[Problem]:
+    """The KV cache holds at least one full request, and leaves the GPU some memory."""
+    for index, need, cap, _ in _full_requests(of):
+        if cap < need:
+            what = f"{of.path}.serving.max_tokens_in_paged_kv_cache: shapes[{index}] needs {need} for one request"
+            yield Problem(what=what, facts=(("got", str(cap)),), hint="leave it out: memory decides then")
+    fraction = of.serving.get("kv_cache_free_gpu_mem_fraction")
+    if isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and not 0 < fraction < 1:
+        what = f"{of.path}.serving.kv_cache_free_gpu_mem_fraction: {fraction} leaves nothing for activations"
+        yield Problem(what=what, hint="0.9 is upstream's default; 0 is no cache at all")
+
+
+@about
+def cache_holds_a_batch(of: Case) -> Iterator[Problem]:
+    """The KV cache holds a batch of full requests; else they wait, or are paused."""
+    for index, need, cap, batch in _full_requests(of):
+        if need <= cap < need * batch:
+            what = f"{of.path}.serving.max_tokens_in_paged_kv_cache: {cap / need:.1f} of {batch} full requests fit"
+            facts = (("got", str(cap)), (f"shapes[{index}]", f"{batch} x (isl + osl) = {need * batch}"))
+            yield Problem(what=what, facts=facts, hint="leave it out: memory decides then")
+
+
+@about
+def paged_context_used(of: Case) -> Iterator[Problem]:
+    """Paged context attention costs a little; it is for chunked context and KV-cache reuse."""
+    asked = of.build.get("use_paged_context_fmha") in (True, "enable")
+    if asked and not of.served("enable_kv_cache_reuse", "enable_chunked_context"):
+        what = f"{of.path}.build.use_paged_context_fmha: nothing that is served needs it"
+        yield Problem(what=what, hint="write enable_chunked_context or enable_kv_cache_reuse = true in `serving`")
+
+
+@about
+def policy_kept(of: Case) -> Iterator[Problem]:
+    """Up to 0.11.0 a streaming engine without chunked context overrules max_utilization."""
+    asked = of.serving.get("batch_scheduler_policy") == "max_utilization" and of.serving.get("streaming", True)
+    if asked and number(of.release.version) <= (0, 11, 0) and not of.served("enable_chunked_context"):
+        what = f"{of.path}.serving.batch_scheduler_policy: {of.release.version} will use guaranteed_no_evict"
+        yield Problem(what=what, hint="write enable_chunked_context = true, or streaming = false")
+
+
+RULES: tuple[Rule, ...] = (settings_known, serving_fits_engine, tokens_hold_a_prompt, cache_holds_a_request)
+ADVICE: tuple[Rule, ...] = (cache_holds_a_batch, paged_context_used, policy_kept)
+
+
+def _full_requests(of: Case) -> Iterator[tuple[int, int, int, int]]:
+    """(index of the shape, tokens of one full request, tokens that the KV cache is capped to, batch)."""
+    cap = of.serving.get("max_tokens_in_paged_kv_cache")
+    if isinstance(cap, int) and not isinstance(cap, bool):
+        for index, shape in enumerate(of.setting.entry.shapes):
+            yield index, shape.isl + shape.osl, cap, shape.batch
