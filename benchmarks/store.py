@@ -2,7 +2,7 @@
 
     python benchmarks/store.py restore --files 16 --mib 512
     python benchmarks/store.py hash --mib 4096
-    python benchmarks/store.py remote --mib 4096      against `rclone`, which must be on PATH
+    python benchmarks/store.py remote --mib 4096      needs rclone, curl and what `python -m tests.servers` installs
 
 Each measurement runs in a process of its own, so that peak memory is its own; contestants take turns.
 """
@@ -10,6 +10,7 @@ Each measurement runs in a process of its own, so that peak memory is its own; c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import socket
@@ -18,14 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from timing import Run, alternate, machine, median, run, table
 
 PROJECT = Path(__file__).parents[1]
+sys.path.insert(0, str(PROJECT))
+
+from rules.store import Store  # noqa: E402
+from tests import servers  # noqa: E402
+
 MIB = 1 << 20
 ENV = {**os.environ, "PYTHONPATH": str(PROJECT)}
+ENV.pop("AWS_CA_BUNDLE", None)  # rclone cannot use one, and loopback needs none
 
 RESTORE = """
 import sys, time; from pathlib import Path
@@ -72,6 +79,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=16)
     parser.add_argument("--mib", type=int, default=512, help="size of a file")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_store_", dir=os.environ.get("BENCH_DIR")) as folder:
         print(machine())
@@ -101,9 +109,6 @@ def inside(code: str, *arguments: object) -> Callable[[], Run]:
 
 def restore(folder: Path, args: argparse.Namespace) -> str:
     """A tree of `files` from the store into an empty place, over an old one, and as cp -r would."""
-    sys.path.insert(0, str(PROJECT))
-    from rules.store import Store
-
     for number in range(args.files):
         filled(folder / f"made/rank{number}.engine", args.mib)
     began = time.perf_counter()
@@ -133,66 +138,84 @@ def hashing(folder: Path, args: argparse.Namespace) -> str:
 
 
 def remote(folder: Path, args: argparse.Namespace) -> str:
-    """One file up to and down from an S3 and a WebDAV server that rclone serves, by us and by rclone's client."""
+    """One file up to and down from three servers, by us and by a client that people use."""
     path = filled(folder / "file", args.mib)
-    texts = [f"one file of {args.mib} MiB, MiB/s of medians of {args.rounds}"]
-    for kind in ("s3", "webdav"):
-        with tempfile.TemporaryDirectory(dir=folder) as data:
-            texts.append(transfers(kind, Path(data), path, args))
+    texts = [f"one file of {args.mib} MiB, medians of {args.rounds}; ratios are of wall time within a round"]
+    for name in args.servers:
+        with tempfile.TemporaryDirectory(dir=folder) as data, SERVERS[name](Path(data)) as found:
+            texts.append(f"{name}\n{transfers(*found, path, args.rounds)}")
     return "\n\n".join(texts)
 
 
-def transfers(kind: str, data: Path, path: Path, args: argparse.Namespace) -> str:
-    """A table for one kind of server."""
-    (data / "bucket/cas").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    extra = ["--auth-key", "key,secret"] if kind == "s3" else []
-    server = subprocess.Popen(["rclone", "serve", kind, str(data), "--addr", f"127.0.0.1:{port}", *extra, "-q"])
-    ENV.update(
-        AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="us-east-1",  # noqa: S106  made here
-        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_ALLOW_HTTP="true",
-        RCLONE_CONFIG_PEER_TYPE=kind, RCLONE_CONFIG_PEER_PROVIDER="Rclone", RCLONE_CONFIG_PEER_ACCESS_KEY_ID="key",
-        RCLONE_CONFIG_PEER_SECRET_ACCESS_KEY="secret",  # noqa: S106  made here
-        RCLONE_CONFIG_PEER_ENDPOINT=f"http://127.0.0.1:{port}",
-        RCLONE_CONFIG_PEER_URL=f"http://127.0.0.1:{port}", RCLONE_CONFIG_PEER_VENDOR="rclone",
-    )  # fmt: skip
-    url = "s3://bucket" if kind == "s3" else f"http://127.0.0.1:{port}/bucket"
-    down = path.parent / "down"
-    try:
-        time.sleep(1)
-        found = alternate(
-            {
-                "ours up": inside(REMOTE, "up", url, "cas/ours", path),
-                "rclone up": peer("copyto", str(path), "peer:bucket/cas/peer", "--ignore-times"),
-                "ours down": inside(REMOTE, "down", url, "cas/ours", down),
-                "rclone down": peer("copyto", "peer:bucket/cas/peer", str(path.parent / "peer"), "--ignore-times"),
-            },
-            args.rounds,
-        )
-    finally:
-        server.terminate()
-        server.wait()
-    ratios = {
-        way: statistics.median(
-            p.wall / o.wall for o, p in zip(found[f"ours {way}"], found[f"rclone {way}"], strict=True)
-        )
-        for way in ("up", "down")
+def transfers(url: str, up: list[str], down: list[str], path: Path, rounds: int) -> str:
+    """A table for one server; `up` and `down` are the other client's command lines."""
+    got = path.with_name("down")
+    contestants = {
+        "ours up": inside(REMOTE, "up", url, "cas/ours", path),
+        "peer up": peer([word.format(path=path) for word in up]),
+        "ours down": inside(REMOTE, "down", url, "cas/ours", got),
+        "peer down": peer([word.format(path=got) for word in down]),
     }
-    rows = [
-        [name, args.mib / median(runs).wall, median(runs).cpu, median(runs).peak_mb, ratios[name.split()[1]]]
-        for name, runs in found.items()
-    ]
-    return f"rclone serve {kind}\n" + table(rows, ("", "MiB/s", "CPU s", "peak MB", "ours / rclone"))
+    found = alternate(contestants, rounds)
+    size = path.stat().st_size / MIB
+    rows = []
+    for name, runs in found.items():
+        pairs = zip(found[f"peer {name.split()[1]}"], runs, strict=True)
+        ratio = statistics.median(other.wall / own.wall for other, own in pairs)
+        rows.append([name, size / median(runs).wall, median(runs).cpu, median(runs).peak_mb, ratio])
+    return table(rows, ("", "MiB/s", "CPU s", "peak MB", "to peer"))
 
 
-def peer(*words: str) -> Callable[[], Run]:
-    """Rclone's own client, its start included (30 ms)."""
+@contextlib.contextmanager
+def s3(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """s3rver, and rclone's S3 client."""
+    with servers.s3rver(root) as port:
+        there = f"http://127.0.0.1:{port}"
+        login = {"ACCESS_KEY_ID": "S3RVER", "SECRET_ACCESS_KEY": "S3RVER", "REGION": "us-east-1"}
+        ENV.update({f"AWS_{name}": value for name, value in login.items()})
+        ENV.update(AWS_ENDPOINT_URL=there, AWS_ALLOW_HTTP="true", RCLONE_CONFIG_PEER_TYPE="s3")
+        ENV.update({f"RCLONE_CONFIG_PEER_{name}": value for name, value in login.items()})
+        ENV.update(RCLONE_CONFIG_PEER_ENDPOINT=there, RCLONE_CONFIG_PEER_PROVIDER="Other")
+        ENV.update(RCLONE_S3_NO_CHECK_BUCKET="true")
+        yield "s3://engines", [*RCLONE, "{path}", "peer:engines/cas/peer"], [*RCLONE, "peer:engines/cas/peer", "{path}"]
+
+
+@contextlib.contextmanager
+def webdav(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Rclone as server and as client."""
+    (root / "cas").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    serving = subprocess.Popen(["rclone", "serve", "webdav", str(root), "--addr", f"127.0.0.1:{port}", "-q"])
+    there = f"http://127.0.0.1:{port}"
+    ENV.update(RCLONE_CONFIG_PEER_TYPE="webdav", RCLONE_CONFIG_PEER_URL=there, RCLONE_CONFIG_PEER_VENDOR="other")
+    time.sleep(1)
+    try:
+        yield there, [*RCLONE, "{path}", "peer:cas/peer"], [*RCLONE, "peer:cas/peer", "{path}"]
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
+@contextlib.contextmanager
+def nginx(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Nginx with DAV, and curl."""
+    with servers.nginx(root) as port:
+        there = f"http://127.0.0.1:{port}"
+        yield there, [*CURL, "-T", "{path}", f"{there}/cas/peer"], [*CURL, f"{there}/cas/peer", "-o", "{path}"]
+
+
+RCLONE = ("rclone", "copyto", "--ignore-times", "--s3-no-check-bucket")
+CURL = ("curl", "--silent", "--show-error", "--fail", "--noproxy", "*")
+SERVERS = {"s3rver (peer: rclone)": s3, "rclone serve webdav (peer: rclone)": webdav, "nginx (peer: curl)": nginx}
+
+
+def peer(argv: list[str]) -> Callable[[], Run]:
+    """Another client, its start included (10 to 40 ms)."""
 
     def once() -> Run:
         with tempfile.TemporaryDirectory() as cwd:
-            return run(["rclone", *words], Path(cwd), ENV)
+            return run(argv, Path(cwd), ENV)
 
     return once
 
