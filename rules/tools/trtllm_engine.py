@@ -1,0 +1,188 @@
+"""Build an engine by the command after `--`, then verify it: every violation is named at once.
+
+    trtllm_engine.py --release V --tp-size N --pp-size N [--limit NAME=VALUE ...] --out DIR -- trtllm-build ...
+
+Runs inside the toolchain, so only the standard library is used. When memory ends, the build says it in many ways or,
+killed by signal 9, not at all: here it is one error with the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+GIB = 1 << 30
+# A worker process that the kernel kills shows only as a broken pool or an exit code of 137.
+HOST = re.compile(r"terminated abruptly|MemoryError|std::bad_alloc|Cannot allocate memory|exitcode:? -9|signal 9\b")
+GPU = re.compile(
+    r"CUDA out of memory|cudaErrorMemoryAllocation|OutOfMemory|out of (device |GPU )?memory", re.IGNORECASE
+)
+CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def main() -> int:
+    """The command's exit status; when it is 0, 1 if what it wrote is not as asked."""
+    args = arguments()
+    memory = Memory()
+    try:
+        code, seen = run(args.command)
+    except OSError as problem:
+        print(f"error: {args.command[0]} cannot be started\n    reason  {problem.strerror}", file=sys.stderr)
+        return 127
+    finally:
+        memory.done.set()
+    if code:
+        explain(code, seen, memory, args.out)
+        return 1
+    found = violations(args.out, args)
+    if found:
+        lines = "\n".join(f"    {line}" for line in found)
+        print(f"error: the engine is not what was asked for\n{lines}", file=sys.stderr)
+        return 1
+    print(f"verified: TensorRT-LLM {args.release}, {args.tp_size * args.pp_size} ranks", flush=True)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """What the engine must be, and the command that builds it."""
+    parser = argparse.ArgumentParser(description="run trtllm-build and verify the engine")
+    parser.add_argument("--release", required=True, metavar="VERSION", help="TensorRT-LLM's")
+    parser.add_argument("--tp-size", type=int, required=True)
+    parser.add_argument("--pp-size", type=int, required=True)
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help="of build_config")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("command", nargs="+")
+    return parser.parse_args()
+
+
+class Memory(threading.Thread):
+    """Watches how little of the host's memory was available, in bytes, until `done` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.total, self.lowest = meminfo("MemTotal"), meminfo("MemAvailable")
+        self.start()
+
+    def run(self) -> None:
+        """Look every half second."""
+        while not self.done.wait(0.5):
+            self.lowest = min(self.lowest, meminfo("MemAvailable"))
+
+
+def meminfo(name: str) -> int:
+    """A line of /proc/meminfo in bytes; 0 where there is none."""
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+    except OSError:
+        return 0
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def run(command: list[str]) -> tuple[int, set[str]]:
+    """The exit status (negative: the signal) and which memories the output says have ended; the output is passed on."""
+    seen, said = set(), time.monotonic()
+    done = threading.Event()
+
+    def tell() -> None:
+        started = time.monotonic()
+        while not done.wait(5):
+            if time.monotonic() - said >= 5:
+                print(f"building the engine, {time.monotonic() - started:.0f} s", flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process:
+            for line in process.stdout or ():
+                said = time.monotonic()
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                seen |= {name for name, pattern in (("host", HOST), ("GPU", GPU)) if pattern.search(line)}
+    finally:
+        done.set()
+    return process.returncode, seen
+
+
+def explain(code: int, seen: set[str], memory: Memory, out: Path) -> None:
+    """One error for a command that failed; with the numbers when a memory has ended."""
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code in (-9, 137) or seen == {"host"}:
+        limits = [int(text) for text in map(read, CGROUP) if text.isdigit() and int(text) < memory.total]
+        facts = [
+            f"host memory    {memory.total / GIB:.1f} GiB",
+            f"lowest free    {memory.lowest / GIB:.1f} GiB available while it ran",
+            *(f"cgroup limit   {limit / GIB:.1f} GiB" for limit in limits),
+        ]
+        hint = "fewer workers need less memory: build = { workers = 1 }"
+        lines = [f"trtllm-build ran out of host memory ({ended})", *facts, f"hint: {hint}"]
+    elif seen:
+        facts = [line.strip() for line in gpu_memory()] or ["nvidia-smi says nothing"]
+        hint = "another process on the GPU? else a smaller max_num_tokens or batch, or a larger tp"
+        lines = [f"trtllm-build ran out of GPU memory ({ended})", *facts, f"hint: {hint}"]
+    else:
+        lines = [
+            f"trtllm-build failed with {ended}",
+            f"wrote  {', '.join(sorted(p.name for p in out.iterdir())) or 'nothing'}",
+        ]
+    print("error: " + "\n    ".join(lines), file=sys.stderr)
+
+
+def read(path: str) -> str:
+    """The text of a file, empty where there is none."""
+    try:
+        return Path(path).read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def gpu_memory() -> list[str]:
+    """Index, used and whole memory of each GPU, in MiB, as the driver tells them."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,memory.used,memory.total", "--format=csv"]
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def violations(out: Path, wanted: argparse.Namespace) -> list[str]:
+    """One line for each thing that is not as `wanted`."""
+    try:
+        config = json.loads((out / "config.json").read_text("utf-8"))
+        version, mapping, built = config["version"], config["pretrained_config"]["mapping"], config["build_config"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        return [f"config.json cannot be read: {problem!r}"]
+    found = []
+    if version != wanted.release and not str(version).startswith(f"{wanted.release}.post"):
+        found.append(f"version is {version}, not {wanted.release}: another toolchain than declared built it")
+    world = wanted.tp_size * wanted.pp_size
+    sizes = {"tp_size": wanted.tp_size, "pp_size": wanted.pp_size, "world_size": world}
+    found += [f"mapping.{k} is {mapping.get(k)}, not {v}" for k, v in sizes.items() if mapping.get(k) != v]
+    for name, value in (limit.split("=", 1) for limit in wanted.limit):
+        if name not in built or str(built[name]) != value:
+            found.append(f"build_config.{name} is {built.get(name, 'not there')}, not {value}")
+    return found + wrong_ranks(out, world)
+
+
+def wrong_ranks(out: Path, world: int) -> list[str]:
+    """Rank files that are missing, empty or too many."""
+    there: dict[str, Any] = {path.name: path.stat().st_size for path in out.glob("rank*.engine")}
+    names = [f"rank{rank}.engine" for rank in range(world)]
+    return [
+        *(f"{name} is missing" for name in names if name not in there),
+        *(f"{name} is empty" for name in names if there.get(name) == 0),
+        *(f"{name} is one too many" for name in sorted(set(there) - set(names))),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
