@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rules.case import Case, Rule, about
-from rules.errors import Problem, nearest
+from rules.errors import Problem
 from rules.flags import unknown_flag, value_problem
-from rules.release import versions, with_image
+from rules.release import nearest_hint, versions, with_image
 from rules.translate import AWQ_BLOCK, CALIBRATED, FAMILIES, OWN, upstream_program
 from rules.variant import Setting
 
@@ -23,8 +23,7 @@ def release_exists(setting: Setting) -> Iterator[Problem]:
     if named is None:
         yield Problem(what=f"{path}: is missing", hint=f"TensorRT-LLM's version, {versions()[0]} to {versions()[-1]}")
     elif named not in versions():
-        hint = nearest(named, versions())
-        yield Problem(what=f"{path}: there is no release {named!r}", hint=hint)
+        yield Problem(what=f"{path}: there is no release {named!r}", hint=nearest_hint(named))
 
 
 @about

@@ -14,7 +14,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-__all__ = ["Flag", "Release", "Setting", "Sure", "having", "load", "number", "versions", "with_image"]
+from rules.errors import nearest
+
+__all__ = [
+    "Flag",
+    "Release",
+    "Setting",
+    "Sure",
+    "having",
+    "load",
+    "nearest_hint",
+    "number",
+    "versions",
+    "with_image",
+]
 
 HERE = Path(__file__).parent / "releases"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
@@ -125,6 +138,13 @@ def load(version: str) -> Release:
         return Release(version, json.loads((HERE / f"{version}.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise KeyError(version) from None
+
+
+def nearest_hint(version: str) -> str:
+    """A hint that names the release meant by `0.11`, `v0.11.0` or another slip, or lists them all."""
+    plain = version.lstrip("v")
+    meant = [one for one in versions() if one == plain or one.startswith(f"{plain}.")]
+    return f"did you mean {meant[-1]!r}?" if meant else nearest(version, versions())
 
 
 def number(version: str) -> tuple[int, ...]:

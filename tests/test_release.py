@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rules import digest, release
-from rules.release import having, load, number, versions, with_image
+from rules.release import having, load, nearest_hint, number, versions, with_image
 
 Golden = Callable[[str, str], None]
 
@@ -146,6 +146,18 @@ def test_a_flag_is_found_by_its_alias() -> None:
 def test_what_is_not_a_release_is_a_key_error(name: str) -> None:
     with pytest.raises(KeyError):
         load(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("0.11", "did you mean '0.11.0'?"), ("v0.12.0", "did you mean '0.12.0'?"), ("0.18", "did you mean '0.18.2'?")],
+)
+def test_a_slip_names_the_release_that_was_meant(written: str, hint: str) -> None:
+    assert nearest_hint(written) == hint
+
+
+def test_what_is_near_no_release_is_told_them_all() -> None:
+    assert nearest_hint("main").startswith("one of: 0.8.0, 0.9.0, ")
 
 
 READS = """

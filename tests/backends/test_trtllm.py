@@ -1,0 +1,200 @@
+"""The TensorRT-LLM lane's actions, and its model repositories against what upstream's templates yield."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+
+from rules.action import Action
+from rules.plan import Plan
+from rules.release import load, versions
+from tests.lane import TEXTS, planned, toml
+
+Golden = Callable[[str, str], None]
+PROJECT = Path(__file__).parents[2]
+UPSTREAM = PROJECT / "tests" / "golden" / "upstream"
+MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
+
+
+def _one(plan: Plan, stage: str) -> Action:
+    (action,) = (one for one in plan.actions.values() if one.stage == stage)
+    return action
+
+
+def _render(action: Action, out: Path) -> dict[str, str]:
+    """Runs the render action as it stands in the plan, without engine and tokenizer: model -> config.pbtxt."""
+    places = {name: source.root for name, source in action.inputs if hasattr(source, "root")}
+    return _rendered([word.format(**places, python=sys.executable, out=out) for word in _given(action)], out)
+
+
+def _given(action: Action) -> list[str]:
+    return [word for word in action.argv if "{engine}" not in word and "{tokenizer}" not in word]
+
+
+@cache
+def _tool() -> dict[str, Any]:
+    """render.py as a module: a process for each rendering would take minutes."""
+    return runpy.run_path(str(PROJECT / "rules" / "tools" / "render.py"))
+
+
+def _rendered(argv: list[str], out: Path) -> dict[str, str]:
+    out.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv[2:])
+        assert _tool()["main"]() == 0
+    return {model: (out / model / "config.pbtxt").read_text() for model in MODELS}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    message = text_format.Parse(text, model_config_pb2.ModelConfig())
+    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def test_an_engine_is_one_command_for_all_ranks_on_a_declared_platform(tmp_path: Path) -> None:
+    engine = _one(planned(toml(parallelism='["tp4pp2"]'), tmp_path), "engine")
+    assert engine.argv[:5] == ("trtllm-build", "--checkpoint_dir", "{checkpoint}", "--output_dir", "{out}")
+    assert engine.outputs == ("config.json", *(f"rank{rank}.engine" for rank in range(8)))
+    assert (engine.platform, engine.gpus) == ("sm90", 8)
+
+
+def test_workers_bound_the_gpus_that_are_leased(tmp_path: Path) -> None:
+    engine = _one(planned(toml(parallelism='["tp4pp2"]', build="{ workers = 2 }"), tmp_path), "engine")
+    assert engine.gpus == 2
+    assert "--workers 2 " in " ".join(engine.argv)
+
+
+def test_twelve_shapes_share_one_checkpoint(tmp_path: Path) -> None:
+    shapes = ", ".join(f"{{ batch = {n}, isl = 64, osl = 64 }}" for n in range(1, 13))
+    plan = planned(toml(shapes=f"[{shapes}]", precisions='["fp8", "fp16"]', calibration=TEXTS), tmp_path)
+    assert [name for name in plan.actions if name.startswith("checkpoint")] == ["checkpoint:m_fp8", "checkpoint:m_fp16"]
+    assert len([name for name in plan.actions if name.startswith("engine")]) == 24
+
+
+def test_the_image_is_the_toolchain_in_a_container_and_the_version_here(tmp_path: Path) -> None:
+    image = load("0.11.0").image
+    assert _one(planned(toml(), tmp_path), "engine").toolchain == (("tensorrt_llm", "0.11.0"),)
+    engine = _one(planned(toml(runner="podman"), tmp_path), "engine")
+    assert (engine.runner, engine.toolchain) == ("podman", (("image", image), ("tensorrt_llm", "0.11.0")))
+    named = planned(toml(runner="docker", head='image = "registry.local/own@sha256:00"'), tmp_path)
+    assert dict(_one(named, "engine").toolchain)["image"] == "registry.local/own@sha256:00"
+
+
+def test_a_serving_option_that_needs_a_flag_changes_the_engine_and_others_do_not(tmp_path: Path) -> None:
+    def engine(serving: str) -> Action:
+        return _one(planned(toml(serving=serving), tmp_path), "engine")
+
+    assert engine("{ enable_kv_cache_reuse = true }") != engine("{}")
+    assert engine("{ kv_cache_free_gpu_mem_fraction = 0.5, streaming = false }") == engine("{}")
+
+
+def test_the_smoke_test_runs_where_its_engine_does_and_is_not_shared(tmp_path: Path) -> None:
+    plan = planned(toml(runner="docker", parallelism='["tp4pp2"]'), tmp_path)
+    engine, smoke = _one(plan, "engine"), _one(plan, "smoke")
+    assert (smoke.toolchain, smoke.platform, smoke.runner) == (engine.toolchain, engine.platform, "docker")
+    assert (smoke.gpus, smoke.sharing) == (8, "local")
+
+
+@pytest.mark.parametrize("version", versions())
+def test_a_repository_has_the_public_contract_of_its_release(version: str, tmp_path: Path) -> None:
+    source = '"hf:meta-llama/Llama-2-7b-chat-hf"' if version == "0.8.0" else '"hf:Qwen/Qwen2-7B"'
+    plan = planned(toml(version, source=source), tmp_path)
+    texts = _render(_one(plan, "build"), tmp_path / "out")
+    for model, text in texts.items():
+        assert "${" not in text
+        config, contract = _parsed(text), load(version).contract[model]
+        for side in ("input", "output"):
+            tensors = [(tensor["name"], tensor["data_type"]) for tensor in config[side]]
+            expected = [(tensor["name"], _filled(tensor["data_type"])) for tensor in contract[side]]
+            assert tensors == expected
+        assert config["max_batch_size"] == 8
+    decoupled = {
+        _parsed(texts[model])["model_transaction_policy"]["decoupled"] for model in ("tensorrt_llm", "tensorrt_llm_bls")
+    }
+    assert decoupled == {True}
+
+
+def _filled(data_type: str) -> str:
+    return {"${logits_datatype}": "TYPE_FP32"}.get(data_type, "TYPE_FP16" if data_type.startswith("$") else data_type)
+
+
+@pytest.mark.parametrize("version", ["0.8.0", "0.10.0", "0.11.0", "0.17.0", "1.2.1"])
+def test_the_rendered_repository_of_a_release(version: str, tmp_path: Path, golden: Golden) -> None:
+    source = '"hf:meta-llama/Llama-2-7b-chat-hf"' if version == "0.8.0" else '"hf:Qwen/Qwen2-7B"'
+    serving = "{ enable_chunked_context = true, kv_cache_free_gpu_mem_fraction = 0.95 }"
+    texts = _render(_one(planned(toml(version, source=source, serving=serving), tmp_path), "build"), tmp_path / "out")
+    blank = re.compile(r"\n{2,}")
+    golden(f"trtllm/{version}.pbtxt", "".join(f"# {model}\n{blank.sub(chr(10), texts[model])}" for model in MODELS))
+
+
+def test_engine_and_tokenizer_are_named_where_the_server_sees_them(tmp_path: Path) -> None:
+    texts = _render(_one(planned(toml("0.19.0"), tmp_path), "build"), tmp_path / "out")
+    parameters = {model: _parsed(text).get("parameters", {}) for model, text in texts.items()}
+    assert parameters["tensorrt_llm"]["gpt_model_path"]["string_value"] == "/repository/tensorrt_llm/1/engine"
+    for model in ("preprocessing", "postprocessing", "tensorrt_llm"):
+        assert parameters[model]["tokenizer_dir"]["string_value"] == f"/repository/{model}/1/tokenizer"
+
+
+# --- the two guides whose repositories upstream's own fill_template.py filled
+
+
+def _settings(example: str, model: str) -> dict[str, str]:
+    """The guide's substitutions for one model, and every other placeholder left as it is, as upstream leaves it."""
+    meta = json.loads((UPSTREAM / example / "_meta.json").read_text())["models"][model]
+    pairs = dict(pair.partition(":")[::2] for pair in meta["substitutions"].split(","))
+    return {**{name: f"${{{name}}}" for name in meta["unfilled_in_live_text"]}, **pairs}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("example", ["a_da59830", "b_v0.10.0"])
+def test_the_guides_settings_give_upstreams_own_config(example: str, model: str, tmp_path: Path) -> None:
+    """Rendered once per model, since the guides give one setting different values in different models."""
+    contract = json.loads((UPSTREAM / example / "contract.json").read_text())
+    wanted = set(re.findall(r"\$\{(\w+)\}", json.dumps(contract)))
+    given = dict.fromkeys(wanted, "1") | {"decoupled_mode": "False"} | _settings(example, model)
+    argv = [sys.executable, "-I", str(PROJECT / "rules/tools/render.py"), f"--templates={PROJECT}/templates/triton"]
+    argv += [f"--contract={UPSTREAM / example / 'contract.json'}", f"--out={tmp_path / 'out'}"]
+    argv += [f"--set={name}={value}" for name, value in given.items()]
+    made = _parsed(_rendered(argv, tmp_path / "out")[model])
+    assert made == json.loads((UPSTREAM / example / f"{model}.json").read_text())
+
+
+def test_the_contract_of_the_second_guide_is_that_of_its_release() -> None:
+    assert json.loads((UPSTREAM / "b_v0.10.0" / "contract.json").read_text())["triton"] == load("0.10.0").contract
+
+
+def test_the_shipped_entry_equals_the_guide_where_the_guide_says_something(tmp_path: Path) -> None:
+    """models.toml's qwen1_5_14b_chat: what the guide filled is the same, but for its two traps and the folders."""
+    plan = planned_models()
+    name = "build:qwen1_5_14b_chat_fp8_isl1024_osl1024_bs256"
+    texts = _render(plan.actions[name], tmp_path / "out")
+    for model in MODELS:
+        ours = _parsed(texts[model])
+        theirs = json.loads((UPSTREAM / "b_v0.10.0" / f"{model}.json").read_text())
+        filled = {
+            key: value for key, value in theirs.pop("parameters", {}).items() if "${" not in value["string_value"]
+        }
+        mine = ours.pop("parameters", {})
+        for key, value in filled.items():
+            if key not in ("tokenizer_dir", "gpt_model_path"):
+                assert mine[key] == value
+        if model == "tensorrt_llm_bls":  # the guide: True in tensorrt_llm and False here, so that no request can work
+            assert theirs.pop("model_transaction_policy") == {}
+            assert ours.pop("model_transaction_policy") == {"decoupled": True}
+        assert ours == theirs
+
+
+def planned_models() -> Plan:
+    """The plan of this repository's own models.toml."""
+    from rules import plan
+
+    return plan.load((PROJECT / "models.toml").read_text(), PROJECT)
