@@ -10,6 +10,7 @@ error of the remote is one warning; then it is off for this process.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,8 @@ class Cache:
         receipt = self._find_remote(key)
         if receipt is None:
             return None
-        self.store.keep(key, receipt)
+        with contextlib.suppress(OSError):  # a store that cannot be written: asked again the next time
+            self.store.keep(key, receipt)
         return Hit(receipt=receipt, where="local" if not self.store.missing(receipt) else "remote")
 
     def fetch(self, receipt: Receipt, heard: Callable[[str], None]) -> bool:
@@ -100,15 +102,16 @@ class Cache:
         try:
             receipt = Receipt.parse(data.decode())
         except (ValueError, TypeError):
-            self._warn(f"{remote.url}: the result {key[:16]} is unreadable, and taken as a miss")
+            self.tell(f"{remote.url}: the result {key[:16]} is unreadable, and taken as a miss")
             return None
         signature = remote.read(f"sig/{key}") if self.trusted else None
         text = signature.decode(errors="replace") if signature else None
         if not sign.believed(text, key, receipt, self.trusted):
-            self._warn(f"{remote.url}: the result {key[:16]} is not signed by a trusted key, and taken as a miss")
+            self.tell(f"{remote.url}: the result {key[:16]} is not signed by a trusted key, and taken as a miss")
             return None
         if text:
-            self.store.write_note("signatures", key, text)
+            with contextlib.suppress(OSError):
+                self.store.write_note("signatures", key, text)
         return receipt if self._complete(remote, self.store.missing(receipt)) else None
 
     def _complete(self, remote: Remote, entries: Iterable[Entry]) -> bool:
@@ -125,13 +128,13 @@ class Cache:
         finally:
             path.unlink(missing_ok=True)
         reason = "is not there" if arrived is None else "is not what its name says"
-        self._warn(f"{remote.url}: the blob {entry.digest[:16]} of {entry.path} {reason}, and taken as a miss")
+        self.tell(f"{remote.url}: the blob {entry.digest[:16]} of {entry.path} {reason}, and taken as a miss")
         return False
 
     def _push(self, remote: Remote, key: str, receipt: Receipt, heard: Callable[[str], None]) -> bool:
         if not remote.writable():
             self.mode = "read"
-            self._warn(f"{remote.url} is read-only for us: results stay here")
+            self.tell(f"{remote.url} is read-only for us: results stay here")
             return False
         present = self._each(lambda entry: remote.size(_blob(entry)) == entry.size, receipt.entries)
         lacking = {e.digest: e for e, there in zip(receipt.entries, present, strict=True) if not there}.values()
@@ -156,10 +159,11 @@ class Cache:
             return question(self.remote)
         except RemoteError as error:
             self.mode = "off"
-            self._warn(f"the remote cache is off for this run: {error}")
+            self.tell(f"the remote cache is off for this run: {error}")
             return otherwise
 
-    def _warn(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Warns, once of each thing."""
         with self._lock:
             new = text not in self._told
             self._told.add(text)

@@ -10,10 +10,15 @@ Anything else that escapes is our bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["BuildError", "Misconfigured", "Problem", "StepFailed", "nearest"]
+__all__ = ["BuildError", "Misconfigured", "Problem", "StepFailed", "nearest", "writing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MACHINES = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,19 @@ class Misconfigured(BuildError):
 
 class StepFailed(BuildError):
     """A step of the user's build failed. Never cached."""
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """A full, read-only or failing disk ends the step `name`; any other OSError is our bug and stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MACHINES:
+            raise
+        hint = "free some space: doit cache gc" if error.errno in _FULL else "may we write there?"
+        problem = Problem(what=f"{name} could not be kept", facts=(("reason", str(error)),), hint=hint)
+        raise StepFailed(problem) from error
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

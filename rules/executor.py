@@ -18,7 +18,7 @@ from rules import digest, tree, workbench
 from rules.action import Action, Files, Input, Local, Output, Receipt
 from rules.artifacts import Artifacts, Record, Unknown, changes
 from rules.cache import Cache
-from rules.errors import Problem, StepFailed
+from rules.errors import Problem, StepFailed, writing
 from rules.gpu import Gpus
 from rules.lock import alone
 
@@ -80,6 +80,10 @@ class Executor:
         With `here` false a remote hit is enough, without its bytes. Raises StepFailed when the command fails; a
         failure is never stored.
         """
+        with writing(action.name):
+            return self._make(action, heard, here=here)
+
+    def _make(self, action: Action, heard: Heard, *, here: bool) -> Record:
         started, began = datetime.now(timezone.utc), time.monotonic()
         made, text = None, ""
         while made is None:
@@ -114,7 +118,7 @@ class Executor:
             return Made(receipt=hit.receipt, how="remote", here=False)
         if not self.cache.fetch(hit.receipt, heard):
             return None
-        self._lay_out(action.name, hit.receipt)
+        self._lay_out(action.name, hit.receipt, heard)
         return Made(receipt=hit.receipt, how=hit.where, here=True)
 
     def _run(self, action: Action, text: str, lock: int, heard: Heard) -> Made | None:
@@ -127,7 +131,7 @@ class Executor:
             work = workbench.Work(action=action, folder=self._work_folder(actions.key(text)), lease=lease, lock=lock)
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
                 self._untouched(action)
-                receipt = self._keep(actions.key(text), out, action)
+                receipt = self._keep(actions.key(text), out, action, heard)
         return Made(receipt=receipt, how="ran", here=True)
 
     def _bring(self, name: str, heard: Heard) -> None:
@@ -135,35 +139,39 @@ class Executor:
         receipt = self.artifacts.receipt(name)
         if self.artifacts.whole(name, receipt):
             return
-        record = self.artifacts.record(name)
-        if record and self.cache.fetch(receipt, heard):
-            self._lay_out(name, receipt)
-            self.artifacts.write(name, receipt, replace(record, here=True))
-        else:
+        with alone(self._place_lock(name), name, heard):  # several commands may want it at once
+            there = self.artifacts.whole(name, receipt) or self._restore(name, receipt, heard)
+        if not there:
             self.make(self._graph[name], heard)
 
-    def _keep(self, key: str, out: Path, action: Action) -> Receipt:
+    def _restore(self, name: str, receipt: Receipt, heard: Heard) -> bool:
+        record = self.artifacts.record(name)
+        if record is None or not self.cache.fetch(receipt, heard):
+            return False
+        self.cache.store.lay_out(receipt, self.artifacts.folder(name))
+        self.artifacts.write(name, receipt, replace(record, here=True))
+        return True
+
+    def _keep(self, key: str, out: Path, action: Action, heard: Heard) -> Receipt:
         """Stores what the command made; where the store cannot be written, what it made is used all the same."""
         receipt = tree.read(out, self._known(action))
         try:
             self.cache.store.add(key, out, receipt)
             self.cache.sign(key, receipt)
-            self._lay_out(action.name, receipt)
+            self._lay_out(action.name, receipt, heard)
         except OSError as error:
-            self.cache.warn(f"the store cannot be written, so results are not kept: {error}")
+            self.cache.tell(f"the store cannot be written, so results are not kept: {error.strerror}")
             self._keep_unstored(action.name, out, receipt)
         return receipt
 
     def _keep_unstored(self, name: str, out: Path, receipt: Receipt) -> None:
-        try:
-            for entry in receipt.entries:
-                if (out / entry.path).exists():
-                    tree.protect(out / entry.path, entry)
-                else:  # the store took it before it failed
-                    tree.place(self.cache.store.blob(entry.digest), out / entry.path, entry)
+        for entry in receipt.entries:
+            if (out / entry.path).exists():
+                tree.protect(out / entry.path, entry)
+            else:  # the store took it before it failed
+                tree.place(self.cache.store.blob(entry.digest), out / entry.path, entry)
+        with alone(self._place_lock(name), name, lambda _: None):
             tree.replace(self.artifacts.folder(name), out)
-        except OSError as error:
-            raise StepFailed(Problem(what=f"{name} could not be kept", facts=(("reason", str(error)),))) from error
 
     def _share(self, action: Action, record: Record, receipt: Receipt, heard: Heard) -> None:
         """Sends a result to the team. Its record goes with it, without the log's place on this machine."""
@@ -215,9 +223,12 @@ class Executor:
         except OSError as error:
             raise StepFailed(Problem(what=f"{source.path} cannot be read", facts=(("reason", str(error)),))) from error
 
-    def _lay_out(self, name: str, receipt: Receipt) -> None:
+    def _lay_out(self, name: str, receipt: Receipt, heard: Heard) -> None:
+        """Puts the files in their place, once: another process may be reading them there already."""
         if not self.artifacts.whole(name, receipt):
-            self.cache.store.lay_out(receipt, self.artifacts.folder(name))
+            with alone(self._place_lock(name), name, heard):
+                if not self.artifacts.whole(name, receipt):
+                    self.cache.store.lay_out(receipt, self.artifacts.folder(name))
 
     def _record(self, action: Action, text: str, made: Made, started: datetime, seconds: float) -> Record:
         before = self.artifacts.record(action.name)
@@ -239,6 +250,10 @@ class Executor:
     def _work_folder(self, key: str) -> Path:
         return self.artifacts.root / "work" / key[:16]
 
+    def _place_lock(self, name: str) -> Path:
+        return self.artifacts.root / "locks" / digest.of_text(name)[:16]
+
     def _lock_path(self, key: str) -> Path:
-        root = self.cache.store.root
-        return (root if tree.writable(root) else self.artifacts.root) / "locks" / key
+        """In the store, which other checkouts may share; where no file can be made there, our own."""
+        path = self.cache.store.root / "locks" / key
+        return path if tree.writable(path) else self.artifacts.root / "locks" / key

@@ -33,10 +33,9 @@ def alone(path: Path, name: str, heard: Callable[[str], None]) -> Iterator[int]:
             except BlockingIOError:
                 heard(f"waiting for {_holder(path)}")
                 time.sleep(_AGAIN_SECONDS)
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {platform.node()}, which makes {name}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}, which makes {name}".encode())
         yield file.fileno()
 
 

@@ -6,6 +6,7 @@ it is needed (whether an action is fresh is our own question), so an unreadable 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,5 +27,6 @@ class WholeJson(JsonDB):
             return {}
 
     def dump(self) -> None:
-        """Writes it beside, then in place of, the old one."""
-        tree.write(Path(self.name), self.codec.encode(self._db))
+        """Writes it beside, then in place of, the old one. On a full disk the old one stays."""
+        with suppress(OSError):
+            tree.write(Path(self.name), self.codec.encode(self._db))

@@ -130,6 +130,8 @@ class Store:
 
     def _holds(self, entry: Entry) -> bool:
         path = self.blob(entry.digest)
+        if not path.exists():
+            return False  # and not dropped: another process may put it there right now
         if tree.intact(path, entry):
             return True
         _drop(path)
@@ -151,8 +153,16 @@ def _drop(path: Path) -> None:
 def _move(path: Path, target: Path) -> None:
     """Moves the content, through links and across filesystems, and makes it durable."""
     if path.is_symlink() or path.stat().st_dev != target.parent.stat().st_dev or path.stat().st_nlink > 1:
-        shutil.copyfile(path, target)
+        _copy(path, target)
     else:
         path.rename(target)
     with target.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _copy(path: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(path, target)
+    except OSError:  # a full disk should not be left fuller
+        target.unlink(missing_ok=True)
+        raise

@@ -138,11 +138,15 @@ def write(path: Path, text: str) -> None:
     """Writes a small file so that a reader sees the old text or the new one, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = aside(path, "tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def aside(path: Path, suffix: str) -> Path:
@@ -161,13 +165,14 @@ def replace(target: Path, made: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def writable(root: Path) -> bool:
-    """Whether files can be made below `root`, which is made if need be."""
+def writable(path: Path) -> bool:
+    """Whether the file at `path`, which is made if need be, can be written to."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
     except OSError:
         return False
-    return os.access(root, os.W_OK)
+    return True
 
 
 class Memo:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from rules.errors import BuildError, Misconfigured, Problem, StepFailed, nearest
+from rules.errors import BuildError, Misconfigured, Problem, StepFailed, nearest, writing
 
 
 def test_a_problem_reads_as_what_then_aligned_facts_then_a_hint() -> None:
@@ -41,3 +43,14 @@ def test_nearest_lists_the_words_when_none_is_close() -> None:
 
 def test_nearest_of_no_words_is_no_hint() -> None:
     assert nearest("zzz", ()) == ""
+
+
+@pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "doit cache gc"), (errno.EROFS, "may we write there")])
+def test_a_disk_that_takes_no_more_is_the_users_to_mend(number: int, hint: str) -> None:
+    with pytest.raises(StepFailed, match=rf"(?s)engine:m could not be kept.*here.*{hint}"), writing("engine:m"):
+        raise OSError(number, "here")
+
+
+def test_any_other_error_of_the_system_is_our_bug() -> None:
+    with pytest.raises(FileNotFoundError), writing("engine:m"):
+        raise FileNotFoundError(errno.ENOENT, "gone")
