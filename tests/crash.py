@@ -127,7 +127,7 @@ def torture(folder: Path, rounds: int, seed: int) -> Torture:
 
 
 def _start(space: Space) -> subprocess.Popen[str]:
-    return space.start(_TARGET, "-n", "2")
+    return space.start("-n", "2", _TARGET)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

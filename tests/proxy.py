@@ -45,9 +45,8 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        self._listener.close()
-        for end in self._open:
-            _shut(end)
+        for end in (self._listener, *self._open):
+            _shut(end)  # shut down first: close alone would let a waiting accept take one more
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
