@@ -24,6 +24,7 @@ class Shelf(ThreadingHTTPServer):
         self.always: dict[str, int] = {}
         self.ranges = True
         self.asked: list[str] = []
+        self.got: list[str] = []
         self.logins: list[str | None] = []
 
     @property
@@ -79,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self) -> bool:
         self.server.asked.append(f"{self.command} {self.headers.get('Range', '')}".strip())
+        if self.command == "GET":
+            self.server.got.append(self.path)
         self.server.logins.append(self.headers.get("Authorization"))
         coming = self.server.refuse.get(self.command, [])
         status = coming.pop(0) if coming else self.server.always.get(self.command)

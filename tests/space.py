@@ -33,11 +33,15 @@ class Result:
 
 
 class Space:
-    """Paths are below `root`; `site` is the folder that the subprocess imports rules from."""
+    """Paths are below `root`; `site` is the folder that the subprocess imports rules from.
+
+    `under` is the command that doit runs under, such as one that makes a small disk first.
+    """
 
     def __init__(self, root: Path, site: Path) -> None:
         self.root = root
         self.site = site
+        self.under: tuple[str, ...] = ()
         self.write("dodo.py", DODO)
         self.write("models.toml", SPEC)
 
@@ -54,7 +58,7 @@ class Space:
     def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
         """`doit ARGS` in the folder, running."""
         return subprocess.Popen(
-            [sys.executable, "-m", "doit", *args],
+            [*self.under, sys.executable, "-m", "doit", *args],
             cwd=self.root,
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(self.site), "HOME": str(self.root), **env},
             stdout=subprocess.PIPE,
