@@ -1,6 +1,7 @@
 """The store's upkeep: counting, verifying and repairing it, and removing what nobody needs.
 
-A checkout that uses the store leaves its name in `roots/`, so that collecting in one spares what the others have.
+A checkout that uses the store leaves its name in `roots/`, so that collecting in one spares what the others have. What
+a person wants to keep in any case has a file in `pins/`: the target's name, then a key per line.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,20 @@ from rules.artifacts import Record
 from rules.cache import Cache
 from rules.store import Store
 
-__all__ = ["Limits", "Totals", "collect", "enroll", "needed", "sweep_work", "totals", "unsigned", "verify"]
+__all__ = [
+    "Limits",
+    "Totals",
+    "collect",
+    "enroll",
+    "needed",
+    "pin",
+    "pinned",
+    "sweep_work",
+    "totals",
+    "unpin",
+    "unsigned",
+    "verify",
+]
 
 _GRACE_SECONDS = 3600.0  # a blob may be this old without a result: its build is still writing
 _Heard = Callable[[str], None]
@@ -106,6 +120,25 @@ def needed(store: Store) -> set[str]:
     return keys
 
 
+def pin(store: Store, target: str, keys: Iterable[str]) -> None:
+    """Keeps the results of `keys`, besides those that `target` is pinned to already, until it is unpinned."""
+    every = sorted({*keys, *pinned(store).get(target, ())})
+    tree.write(_pin(store, target), "\n".join([target, *every, ""]))
+
+
+def unpin(store: Store, target: str) -> bool:
+    """Lets the results of `target` go, whoever pinned it. False when nobody had."""
+    there = target in pinned(store)
+    _pin(store, target).unlink(missing_ok=True)
+    return there
+
+
+def pinned(store: Store) -> dict[str, frozenset[str]]:
+    """Target -> keys."""
+    texts = [path.read_text(encoding="utf-8").splitlines() for path in (store.root / "pins").glob("[0-9a-f]*")]
+    return {lines[0]: frozenset(lines[1:]) for lines in texts}
+
+
 def collect(store: Store, keep: set[str], limits: Limits) -> int:
     """Removes results beyond `limits`, least recently used first and never one of `keep`, then what no result needs.
 
@@ -149,6 +182,10 @@ def _sweep(store: Store, old: float) -> None:
     for path in store.root.glob("*/*/.*"):
         if path.stat().st_ctime < old:
             _remove(path)
+
+
+def _pin(store: Store, target: str) -> Path:
+    return store.root / "pins" / digest.of_text(target)[:16]
 
 
 def _results(store: Store) -> Iterator[tuple[str, Receipt]]:

@@ -90,6 +90,18 @@ def test_a_checkout_that_is_gone_needs_nothing(tmp_path: Path) -> None:
     assert list((lab.store.root / "roots").iterdir()) == []
 
 
+def test_a_pin_keeps_what_it_named_then_and_another_pin_of_the_same_name_adds(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    for text in ("one", "two"):
+        record = lab.made(lab.action("s:a", f"(out / 'a').write_text({text!r})"))
+        upkeep.pin(lab.store, "s:a", [record.key])
+    made(lab, "s:b", "three")
+    assert upkeep.collect(lab.store, set().union(*upkeep.pinned(lab.store).values()), NOW) == 5
+    assert upkeep.unpin(lab.store, "s:a")
+    assert not upkeep.unpin(lab.store, "s:a")
+    assert upkeep.pinned(lab.store) == {}
+
+
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     actions = [made(lab, f"s:{name}", name * 10) for name in "abc"]

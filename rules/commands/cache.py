@@ -1,4 +1,4 @@
-"""`doit cache status | verify | gc | push | pull`: the store, and the team's cache behind it."""
+"""`doit cache status | verify | gc | pin | unpin | push | pull`: the store, and the team's cache behind it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ class CacheCommand(EngineCommand):
     """The command."""
 
     name = "cache"
-    doc_purpose = "look after the store: status, verify, gc, push, pull"
+    doc_purpose = "look after the store: status, verify, gc, pin, unpin, push, pull"
     doc_usage = (
-        "status | verify [--signatures] | gc [--size 200G] [--age DAYS] [--all] | push TARGET... | pull TARGET..."
+        "status | verify [--signatures] | gc [--size 200G] [--age DAYS] [--all] | "
+        "pin TARGET... | unpin TARGET... | push TARGET... | pull TARGET..."
     )
     doc_description = (
-        "gc never removes what a checkout's artifacts were made with, unless --all. push and pull take what plan "
+        "gc never removes what a checkout's artifacts were made with, unless --all, nor what is pinned. pin keeps what "
+        "a target is now, with all that it is made from. push and pull take what plan "
         "takes; pull brings the bytes too, so that a machine without a network can build from them."
     )
     cmd_options = _OPTIONS
@@ -48,6 +50,8 @@ class CacheCommand(EngineCommand):
             "status": _status,
             "verify": _verify,
             "gc": _gc,
+            "pin": _pin,
+            "unpin": _unpin,
             "push": _push,
             "pull": _pull,
         }
@@ -62,6 +66,8 @@ def _status(space: Workspace, options: dict[str, Any], targets: list[str]) -> in
     print(f"store    {cache.store.root}")
     print(f"         {found.results} results, {found.blobs} blobs, {_size(found.size)}, {_size(found.loose)} loose")
     print(f"remote   {cache.remote.url if cache.remote else 'none'}{f', {cache.mode}' if cache.remote else ''}")
+    for target, keys in sorted(upkeep.pinned(cache.store).items()):
+        print(f"pinned   {target}, {len(keys)} results")
     print(f"trusted  {', '.join(sorted(cache.trusted)) or 'anybody who can write to the remote'}")
     return 0
 
@@ -81,11 +87,39 @@ def _verify(space: Workspace, options: dict[str, Any], targets: list[str]) -> in
 def _gc(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
     store, artifacts = space.executor.cache.store, space.executor.artifacts
     keep = set() if options["all"] else upkeep.needed(store)
+    keep = keep.union(*upkeep.pinned(store).values())
     limits = Limits(size=_bytes(options["size"]), age_s=_days(options["age"]))
     wanted = {artifacts.folder(name) for name in space.plan.actions}
     upkeep.sweep_work(artifacts.root, wanted, limits.grace_s)
     print(f"{_size(upkeep.collect(store, keep, limits))} freed")
     return 0
+
+
+def _pin(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
+    store, artifacts = space.executor.cache.store, space.executor.artifacts
+    missing = 0
+    for target in _at_least_one(targets, "pin"):
+        wanted = closure(space, named(space, [target]))
+        records = [record for action in wanted if (record := artifacts.record(action.name))]
+        keys = [record.key for record in records if store.get(record.key)]
+        missing += len(wanted) - len(keys)
+        upkeep.pin(store, target, keys)
+        print(f"{target}: {len(keys)} results pinned, {len(wanted) - len(keys)} not here")
+    return 1 if missing else 0
+
+
+def _unpin(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
+    """Also of a target that is no longer in models.toml."""
+    store = space.executor.cache.store
+    unknown = [target for target in _at_least_one(targets, "unpin") if not upkeep.unpin(store, target)]
+    print("\n".join(f"{target} was not pinned" for target in unknown) or f"{len(targets)} unpinned")
+    return 1 if unknown else 0
+
+
+def _at_least_one(targets: list[str], verb: str) -> list[str]:
+    if not targets:
+        raise InvalidCommand(f"cache {verb} needs a TARGET, such as build:NAME")
+    return targets
 
 
 def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001

@@ -96,6 +96,27 @@ def test_gc_spares_what_is_current_unless_it_is_told_otherwise(workspace: Space)
     assert "0 results" in workspace.build("cache", "status")
 
 
+def test_what_is_pinned_survives_even_a_collection_of_everything(workspace: Space) -> None:
+    workspace.build()
+    shape = "build:m_int8_wo_isl256_osl64_bs8"
+    assert "5 results pinned, 0 not here" in workspace.build("cache", "pin", shape)
+    workspace.build("smoke")
+    workspace.build("cache", "gc", "--size", "0", "--all")
+    assert "pinned   build:m_int8_wo_isl256_osl64_bs8, 5 results" in workspace.build("cache", "status")
+    shutil.rmtree(workspace.root / "artifacts/build")
+    workspace.poison()
+    assert "0 made, 1 from the store" in workspace.build("build")
+    assert "1 unpinned" in workspace.build("cache", "unpin", shape)
+    workspace.build("cache", "gc", "--size", "0", "--all")
+    assert "0 results" in workspace.build("cache", "status")
+
+
+def test_pinning_what_was_never_made_says_so(workspace: Space) -> None:
+    result = workspace.run("cache", "pin", "build")
+    assert (result.rc, result.out) == (1, "build: 0 results pinned, 5 not here\n")
+    assert workspace.run("cache", "unpin", "build:nobody").rc == 1
+
+
 def test_signatures_are_asked_for_by_those_who_trust_somebody(shared: Space, tmp_path: Path) -> None:
     from rules.sign import public_key
 
@@ -118,6 +139,8 @@ def test_signatures_are_asked_for_by_those_who_trust_somebody(shared: Space, tmp
     [
         ([], "cache needs one of"),
         (["tidy"], "cache needs one of"),
+        (["pin"], "needs a TARGET"),
+        (["pin", "build:nobody"], "there is no 'build:nobody'"),
         (["gc", "--size", "lots"], "write a number"),
         (["gc", "--age", "-1"], "write a number of days"),
         (["pull", "build:nobody"], "there is no 'build:nobody'"),
