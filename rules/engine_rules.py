@@ -120,6 +120,17 @@ def ranks_hold_blocks(of: Case) -> Iterator[Problem]:
 
 
 @about
+def stages_hold_layers(of: Case) -> Iterator[Problem]:
+    """Every pipeline stage has the same number of layers: TensorRT-LLM's mapping divides them evenly."""
+    dims = of.setting.dims
+    for parallelism in of.setting.parallelisms():
+        if dims and dims.layers >= parallelism.pp and dims.layers % parallelism.pp:
+            what = f"{of.path}.parallelism: pp {parallelism.pp} does not divide the layers"
+            legal = ", ".join(str(pp) for pp in range(1, dims.layers + 1) if dims.layers % pp == 0)
+            yield Problem(what=what, facts=(("layers", str(dims.layers)),), hint=f"pp may be {legal}")
+
+
+@about
 def calibration_given(of: Case) -> Iterator[Problem]:
     """Scales are measured on texts that are declared, there, and in a form that the quantizer reads."""
     calibrated = [name for name in of.precisions if name in CALIBRATED]
@@ -180,6 +191,7 @@ RULES: tuple[Rule, ...] = (
     kv_cache_fits_precision,
     flags_fit_each_other,
     ranks_hold_blocks,
+    stages_hold_layers,
     calibration_given,
     quantizer_can,
 )

@@ -146,6 +146,14 @@ CASES: dict[str, list[Case]] = {
             "lower tp",
         ),
     ],
+    "stages_hold_layers": [
+        Case(
+            {"parallelism": '["pp3"]'},
+            {"parallelism": '["pp2", "pp4"]'},
+            "models.m.parallelism: pp 3 does not divide the layers",
+            "pp may be 1, 2, 4",
+        ),
+    ],
     "calibration_given": [
         Case(
             {"precisions": '["fp8"]'},

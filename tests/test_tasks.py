@@ -239,3 +239,19 @@ def test_an_empty_models_toml_has_the_stages_and_nothing_in_them(workspace: Spac
         "source",
     ]
     workspace.build()
+
+
+def test_doit_alone_builds_the_default_groups_and_nothing_else(workspace: Space) -> None:
+    other = SPEC.replace(HEAD, "").replace("[models.m]", "[models.n]")
+    workspace.write("models.toml", f'default = ["m"]\n{SPEC}{other}')
+    workspace.build()
+    assert (workspace.root / "artifacts/build/m_int8_wo_isl256_osl64_bs8").is_dir()
+    assert not (workspace.root / "artifacts/build/n_int8_wo_isl256_osl64_bs8").exists()
+    assert "_default" not in workspace.build("list", "--all")
+
+
+def test_a_default_group_must_exist(workspace: Space) -> None:
+    workspace.write("models.toml", f'default = ["mm"]\n{SPEC}')
+    result = workspace.run()
+    assert result.rc == 3
+    assert "default: there is no 'mm'\n    hint: did you mean 'm'?" in result.err

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from rules import check
 from rules.action import Action, Files, Local, Output
 from rules.commands import EngineCommand
+from rules.errors import Problem
 from rules.outlook import Outlook, look
 from rules.tasks import here, named
 from rules.workspace import Workspace
 
-__all__ = ["PlanCommand", "as_json", "as_text"]
+__all__ = ["PlanCommand", "as_json", "as_text", "unwise"]
 
 _GB = 1e9
 
@@ -34,6 +37,8 @@ class PlanCommand(EngineCommand):
         space = here()
         wanted = closure(space, named(space, pos_args or space.default))
         looked = look(space.executor, wanted)
+        for problem in unwise(space, wanted):
+            print(f"warning: {problem}", file=sys.stderr)
         print(json.dumps(as_json(space, looked), indent=1) if opt_values["json"] else as_text(looked))
         return 0
 
@@ -47,6 +52,13 @@ def closure(space: Workspace, names: Iterable[str]) -> list[Action]:
             found.add(name)
             pending += space.plan.actions[name].needs()
     return [action for name, action in space.plan.actions.items() if name in found]
+
+
+def unwise(space: Workspace, wanted: Iterable[Action]) -> list[Problem]:
+    """What is unwise in the entries that these actions are of."""
+    variants = (space.plan.variants.get(action.name.partition(":")[2]) for action in wanted)
+    paths = {f"models.{variant.model}." for variant in variants if variant}
+    return [problem for problem in check.advice(space.plan.spec, space.root) if problem.what.startswith(tuple(paths))]
 
 
 def as_text(looked: list[Outlook]) -> str:

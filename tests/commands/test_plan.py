@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.space import Space
+from tests.lane import toml
+from tests.space import HEAD, SPEC, Space
 
 FIELDS = {
     "name",
@@ -89,3 +90,21 @@ def test_an_unknown_target_ends_with_the_nearest_name(workspace: Space) -> None:
     assert result.rc == 3
     assert "did you mean 'm_int8_wo'" in result.err
     assert "Traceback" not in result.err
+
+
+def test_what_is_unwise_is_a_warning_beside_the_plan(workspace: Space) -> None:
+    serving = "{ max_tokens_in_paged_kv_cache = 8560 }"
+    workspace.write("models.toml", toml(serving=serving))
+    result = workspace.run("plan", "--json", "engine")
+    assert result.rc == 0
+    assert json.loads(result.out)["actions"]
+    assert result.err.startswith("warning: models.m.serving.max_tokens_in_paged_kv_cache: 2.8 of 8 full requests fit\n")
+
+
+def test_without_a_target_the_plan_is_of_what_doit_alone_makes(workspace: Space) -> None:
+    workspace.write(
+        "models.toml", f'default = ["m_int8_wo"]\n{SPEC}{SPEC.replace(HEAD, "").replace("[models.m]", "[models.n]")}'
+    )
+    assert f"build:{VARIANT}" in statuses(workspace)
+    assert not [name for name in statuses(workspace) if ":n" in name]
+    assert [name for name in statuses(workspace, "build") if ":n" in name]
