@@ -40,10 +40,16 @@ http {{
 def install() -> None:
     """Installs what is missing."""
     if _nginx() is None:
-        subprocess.run(["apt-get", "update", "-q"], check=True)
-        subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", "nginx"], check=True)
+        _apt("nginx")
     if _s3rver() is None:
+        if shutil.which("npm") is None:
+            _apt("npm")
         subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(_NPM), _S3RVER], check=True)
+
+
+def _apt(package: str) -> None:
+    subprocess.run(["apt-get", "update", "-q"], check=True)
+    subprocess.run(["apt-get", "install", "-qy", "--no-install-recommends", package], check=True)
 
 
 @contextlib.contextmanager
