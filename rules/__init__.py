@@ -22,7 +22,7 @@ WHAT: tuple[tuple[str, ...], ...] = (
 HOW: tuple[tuple[str, ...], ...] = (
     ("tree", "lock", "gpu", "git", "sign", "remotes", "runners", "runners.leash"),
     ("remotes.credentials", "remotes.wire", "runners.local"),
-    ("remotes.http", "remotes.objects"),
+    ("remotes.http", "remotes.objects", "runners.docker"),
     ("store", "artifacts", "workbench"),
     ("cache",),
     ("executor", "upkeep"),

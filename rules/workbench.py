@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from rules import tree
 from rules.action import Action, Receipt
 from rules.errors import Problem, StepFailed
 from rules.gpu import Lease
-from rules.runners import local
+from rules.runners import docker, local
 
 __all__ = ["Source", "Work", "argv", "places", "run"]
 
 _TAIL_LINES = 15
 _HINT = "the log has everything it printed"
-_HINTS = {"failed with signal 9": "killed from outside: out of host memory?"}
+_KILLED = "killed from outside: out of host memory?"
+_HINTS = {"failed with signal 9": _KILLED, "failed with exit code 137": _KILLED}  # 137: the same, of a container
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,7 @@ def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[s
     Raises StepFailed when the toolchain is another than the key declares, when the command fails, or when it does not
     make its outputs.
     """
-    if work.action.runner != "local":
-        hint = 'run doit inside the image and write runner = "local" in its toolchain'
-        raise StepFailed(Problem(what=f"{work.action.name}: runner {work.action.runner!r} is not built yet", hint=hint))
-    problems = local.mismatches(work.action.toolchain)
+    problems = _mismatches(work)
     if problems:
         raise StepFailed(problems)
     shutil.rmtree(work.folder, ignore_errors=True)
@@ -75,8 +74,39 @@ def places(folder: Path, sources: Mapping[str, Source]) -> dict[str, str]:
 
 
 def argv(action: Action, filled: Mapping[str, str]) -> list[str]:
-    """The command line, with `{name}` replaced where it is in `filled`."""
-    return [_fill(word, filled) for word in action.argv]
+    """The command line, with `{name}` replaced where it is in `filled`; of a container, the line that starts it."""
+    if action.runner == "local":
+        return [_fill(word, filled) for word in action.argv]
+    return docker.line(_call(action, filled, devices=[str(number) for number in range(action.gpus)]))
+
+
+def _call(action: Action, filled: Mapping[str, str], devices: Sequence[str], owner: str = "") -> docker.Call:
+    """The action in a container, where `{name}` is a place inside and `filled` are the places on this machine."""
+    assert action.runner != "local"
+    names = [name for name, _ in action.inputs]
+    seen = {name: docker.inside(name) for name in names} | {"out": docker.OUT, "python": docker.PYTHON}
+    here = {name: os.path.abspath(filled[name]) if name in filled else f"{{{name}}}" for name in (*names, "out")}  # noqa: PTH100
+    folder = Path(here["out"]).parent if "out" in filled else Path()
+    return docker.Call(
+        program=action.runner,
+        image=dict(action.toolchain).get("image", ""),
+        name="-".join(filter(None, ("doit", folder.name, owner and str(os.getpid())))),
+        argv=[_fill(word, seen) for word in action.argv],
+        env={name: _fill(value, seen) for name, value in action.env},
+        reads=[(seen[name], here[name]) for name in names],
+        writes=[(docker.OUT, here["out"]), (docker.SCRATCH, str(folder / "scratch") if folder.name else "{scratch}")],
+        devices=devices,
+        user=f"{os.getuid()}:{os.getgid()}",
+        owner=owner,
+    )
+
+
+def _mismatches(work: Work) -> list[Problem]:
+    """What the place where it runs has in another version than the key declares."""
+    if work.action.runner == "local":
+        return local.mismatches(work.action.toolchain)
+    known = work.folder.parent.parent / "images"
+    return docker.mismatches(_call(work.action, {}, ()), work.action.toolchain, known)
 
 
 def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, heard: Callable[[str], None]) -> None:
@@ -89,7 +119,7 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
 
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
     command = local.Command(
-        argv=argv(action, filled),
+        argv=[_fill(word, filled) for word in action.argv],
         env={**visible, **{name: _fill(value, filled) for name, value in action.env}},
         log=log,
         scratch=scratch,
@@ -97,7 +127,10 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         inherit=(*work.lease.descriptors, work.lock),
     )
     try:
-        code = local.run(command, line)
+        if action.runner == "local":
+            code = local.run(command, line)
+        else:
+            code = docker.run(_call(action, filled, work.lease.devices, docker.owner()), command, line)
     except TimeoutError:
         ended = f"had no end after {action.timeout_s:g} s"
     else:

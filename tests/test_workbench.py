@@ -45,10 +45,12 @@ def test_a_traceback_of_a_tool_is_among_the_last_lines(lab: Lab) -> None:
     assert "ZeroDivisionError" in _failure(lab, lab.action("s:a", "1 / 0"))
 
 
-def test_an_action_of_a_container_does_not_run_outside_of_it(lab: Lab) -> None:
+def test_an_action_of_a_container_does_not_run_outside_of_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
     text = _failure(lab, replace(lab.action("s:a", OK), runner="docker"))
-    assert text.startswith("s:a: runner 'docker' is not built yet")
-    assert "hint: run doit inside the image" in text
+    assert text.startswith("docker is not installed here")
+    assert "hint: install it, or run inside the container" in text
+    assert lab.ran() == []
 
 
 def test_a_failed_command_is_never_stored(lab: Lab) -> None:
