@@ -163,6 +163,11 @@ def quantizer_can(of: Case) -> Iterator[Problem]:
         return
     if not of.upstream and "int4_wo" in of.precisions:
         yield Problem(what=f"{path}: modelopt makes no int4_wo", hint='write quantizer = "upstream", or take int4_awq')
+    kv_heads = of.setting.dims.kv_heads if of.setting.dims else 0
+    split = [parallelism.tp for parallelism in of.setting.parallelisms() if 0 < kv_heads < parallelism.tp]
+    if not of.upstream and "int8_sq" in of.precisions and split:
+        what = f"{path}: modelopt cannot copy {kv_heads} KV heads to tp {split[0]} in int8_sq"
+        yield Problem(what=what, hint='write quantizer = "upstream", or lower tp')
     if of.upstream and of.family not in FAMILIES:
         what = f"{path}: there is no convert_checkpoint.py known for model_type {of.family!r}"
         yield Problem(what=what, hint='write quantizer = "modelopt"')

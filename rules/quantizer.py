@@ -47,7 +47,10 @@ def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
         ),
         outputs=_rank_files(point),
     )
-    return replace(made, toolchain=MODELOPT, gpus=_gpus(point) if calibrated else 0)
+    command = ("{python}", "-I", "{quantizer}", *made.argv[3:])
+    inputs = (("quantizer", steps.tool("modelopt_quantize")), *made.inputs[1:])
+    made = replace(made, toolchain=MODELOPT, gpus=_gpus(point) if calibrated else 0)
+    return _verified(replace(made, argv=command, inputs=inputs), point, wanted)
 
 
 def _calibration_arguments(calibration: Calibration) -> dict[str, object]:
@@ -79,7 +82,7 @@ def upstream(point: Point, release: Release, wanted: Intent, toolchain: tuple[tu
         else translate.convert(release, wanted, family)
     )
     texts = (("calibration", _texts(point.calibration, point.root)),) if calibrated and point.calibration else ()
-    return Action(
+    made = Action(
         name=f"checkpoint:{point.name}",
         stage="checkpoint",
         argv=("python3", f"{point.toolchain.upstream}/{release.script(program)}", *given),
@@ -89,6 +92,24 @@ def upstream(point: Point, release: Release, wanted: Intent, toolchain: tuple[tu
         platform=f"sm{wanted.sm}" if calibrated else steps.PLATFORM,
         runner=point.toolchain.runner,
         gpus=max(1, _gpus(point)) if calibrated else 0,
+    )
+    return _verified(made, point, wanted)
+
+
+def _verified(made: Action, point: Point, wanted: Intent) -> Action:
+    """The same command below trtllm_checkpoint.py, which looks at what it wrote."""
+    asked = {
+        "precision": point.precision,
+        "kv-cache-dtype": wanted.kv_cache_dtype,
+        "tp-size": point.parallelism.tp,
+        "pp-size": point.parallelism.pp,
+        "out": "{out}",
+    }
+    words = (f"--{name}={value}" for name, value in asked.items())
+    return replace(
+        made,
+        argv=("{python}", "-I", "{tool}", *words, "--", *made.argv),
+        inputs=(("tool", steps.tool("trtllm_checkpoint")), *made.inputs),
     )
 
 

@@ -16,6 +16,7 @@ from rules.spec import Calibration, Parallelism, Shape
 __all__ = [
     "CALIBRATED",
     "FAMILIES",
+    "LIMITS",
     "OWN",
     "Intent",
     "build",
@@ -53,6 +54,8 @@ OWN: Mapping[str, str] = {
     "output_timing_cache": "timing caches are the runner's",
     "dry_run": "`doit plan` shows the command without running it",
 }
+# What of an engine's config.json is compared with what was asked for.
+LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_beam_width", "max_num_tokens")
 MAX_NUM_TOKENS = 8192  # the default since 0.11.0: more costs activation memory and gains nothing
 
 

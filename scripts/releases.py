@@ -175,6 +175,9 @@ def containers(facts: Path, version: str) -> dict[str, dict[str, str]]:
         said = row.get("trtllm") or next((one["trtllm"] for one in row.get("triton_cli_readme", ())), "")
         if re.fullmatch(rf"{re.escape(version)}(\.post\d+)?", said.lstrip("v")):
             sure = "exact" if row.get("trtllm") else "inferred: README of triton_cli"
+            built = row.get("tensorrtllm_backend_dockerfile", {}).get("TENSORRTLLM_VER", said)
+            if built != said:
+                sure = f"inferred: the support matrix says so, the Dockerfile {built}"
             holds = {"tensorrt_llm": said.lstrip("v"), "triton": row["triton_server"], "tensorrt": row.get("tensorrt")}
             found[row["image"]] = {**{key: held for key, held in holds.items() if held}, "certainty": sure}
     return found

@@ -58,11 +58,12 @@ def test_one_file_a_rank_is_promised(point: Point) -> None:
 
 def test_modelopt_takes_the_arguments_it_is_given(point: Point) -> None:
     made = _modelopt(replace(point, precision="int4_awq"))
-    tool = dict(made.inputs)["tool"]
-    assert isinstance(tool, Files)
-    offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
-    given = {word.partition("=")[0] for word in made.argv[3:]}
-    assert given == offered
+    end = made.argv.index("--")
+    for name, words in (("tool", made.argv[3:end]), ("quantizer", made.argv[end + 4 :])):
+        tool = dict(made.inputs)[name]
+        assert isinstance(tool, Files)
+        offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
+        assert {word.partition("=")[0] for word in words} == offered
 
 
 def test_every_placeholder_of_a_command_is_an_input(point: Point) -> None:
@@ -73,9 +74,9 @@ def test_every_placeholder_of_a_command_is_an_input(point: Point) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8_wo"])
 def test_a_tokenizer_and_texts_are_seen_only_where_scales_are_measured(point: Point, precision: str) -> None:
-    assert set(dict(_modelopt(point).inputs)) == {"tool", "source", "tokenizer", "calibration"}
+    assert set(dict(_modelopt(point).inputs)) == {"tool", "quantizer", "source", "tokenizer", "calibration"}
     plain = dict(_modelopt(replace(point, precision=precision)).inputs)
-    assert set(plain) == {"tool", "source"}
+    assert set(plain) == {"tool", "quantizer", "source"}
     assert plain["source"] == Output(action="source:m", only=(*CONFIG, *WEIGHTS))
 
 
@@ -98,11 +99,11 @@ def replace_runner(runner: str) -> Toolchain:
 
 def test_upstream_runs_the_releases_script_inside_its_toolchain(point: Point) -> None:
     made = _upstream(replace(point, calibration=Calibration(data="file:texts")))
-    assert made.argv[:2] == ("python3", "/app/examples/quantization/quantize.py")
+    assert " -- python3 /app/examples/quantization/quantize.py --model_dir {source} " in " ".join(made.argv)
     assert (made.toolchain, made.runner, made.platform) == (PAIRS, "docker", "sm90")
     assert dict(made.inputs)["source"] == Output(action="source:m", only=(*CONFIG, *WEIGHTS, *TOKENIZER))
     converted = _upstream(replace(point, precision="fp16"))
-    assert converted.argv[:2] == ("python3", "/app/examples/qwen/convert_checkpoint.py")
+    assert " -- python3 /app/examples/qwen/convert_checkpoint.py --model_dir {source} " in " ".join(converted.argv)
 
 
 def test_gpus_are_leased_for_measuring_and_as_many_as_the_weights_need(point: Point) -> None:

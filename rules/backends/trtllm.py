@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rules import engine_rules, quantizer, serving_rules, translate
+from rules import engine_rules, quantizer, serving_rules, steps, translate
 from rules.action import Action, Output
 from rules.case import Rule
 from rules.release import Release, load
@@ -123,16 +123,21 @@ def checkpoint(point: Point, build: Build) -> tuple[Action, ...]:
 
 
 def engine(variant: Variant, point: Point, made_from: str, options: Options) -> Action:
-    """One `trtllm-build`, for all ranks. GPUs are leased for the ranks that are built at a time."""
-    wanted = intent(point, options.build, paged_context=options.paged_context)
+    """One `trtllm-build` for all ranks, and a look at what it wrote. GPUs are leased for the ranks built at a time."""
+    release, wanted = _release(point.toolchain), intent(point, options.build, paged_context=options.paged_context)
     ranks = range(point.parallelism.world_size)
     workers = options.build.workers or len(ranks)
-    line = translate.build(_release(point.toolchain), wanted, variant.shape)
+    flags = translate.build_flags(release, wanted, variant.shape)
+    asked = (f"--limit={name}={flags[name]}" for name in translate.LIMITS if name in flags)
     return Action(
         name=f"engine:{variant.name}",
         stage="engine",
-        argv=line,
-        inputs=(("checkpoint", Output(action=made_from)),),
+        argv=(
+            *("{python}", "-I", "{tool}", f"--release={dict(_toolchain(point.toolchain))['tensorrt_llm']}"),
+            *(f"--tp-size={point.parallelism.tp}", f"--pp-size={point.parallelism.pp}", *asked, "--out={out}", "--"),
+            *translate.build(release, wanted, variant.shape),
+        ),
+        inputs=(("tool", steps.tool("trtllm_engine")), ("checkpoint", Output(action=made_from))),
         outputs=("config.json", *(f"rank{rank}.engine" for rank in ranks)),
         toolchain=_toolchain(point.toolchain),
         platform=f"sm{wanted.sm}",
@@ -184,10 +189,15 @@ def _toolchain_of(release: str, image: str) -> tuple[tuple[str, str], ...]:
 
 
 def _toolchain(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
-    """In a container the image is the toolchain; here it is what is installed, which the local runner verifies."""
+    """In a container the image is the toolchain; here it is what is installed. The runner verifies either."""
     release = _release(toolchain)
     image = "" if toolchain.runner == "local" else toolchain.image or release.image
-    return _toolchain_of(release.version, image)
+    return _toolchain_of(_installed(release, image), image)
+
+
+def _installed(release: Release, image: str) -> str:
+    """The version that the image's package calls itself, such as 0.17.0.post1."""
+    return release.images.get(image, {}).get("tensorrt_llm", release.version)
 
 
 def _release(toolchain: Toolchain) -> Release:

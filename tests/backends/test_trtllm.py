@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from rules.action import Action
+from rules.action import Action, Files
 from rules.plan import Plan
 from rules.release import load, versions
 from tests.lane import TEXTS, planned, toml
@@ -62,9 +62,24 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def test_an_engine_is_one_command_for_all_ranks_on_a_declared_platform(tmp_path: Path) -> None:
     engine = _one(planned(toml(parallelism='["tp4pp2"]'), tmp_path), "engine")
-    assert engine.argv[:5] == ("trtllm-build", "--checkpoint_dir", "{checkpoint}", "--output_dir", "{out}")
+    _, typed = " ".join(engine.argv).split(" -- ")
+    assert typed.startswith("trtllm-build --checkpoint_dir {checkpoint} --output_dir {out} --workers 8 ")
     assert engine.outputs == ("config.json", *(f"rank{rank}.engine" for rank in range(8)))
     assert (engine.platform, engine.gpus) == ("sm90", 8)
+
+
+def test_an_engine_is_verified_against_what_was_asked_for(tmp_path: Path) -> None:
+    engine = _one(planned(toml(parallelism='["tp4pp2"]'), tmp_path), "engine")
+    verify, _ = " ".join(engine.argv).split(" -- ")
+    assert verify == (
+        "{python} -I {tool} --release=0.11.0 --tp-size=4 --pp-size=2 --limit=max_batch_size=8"
+        " --limit=max_input_len=2048 --limit=max_seq_len=3072 --limit=max_beam_width=1 --limit=max_num_tokens=8192"
+        " --out={out}"
+    )
+    tool = dict(engine.inputs)["tool"]
+    assert isinstance(tool, Files)
+    offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
+    assert {word.partition("=")[0] for word in verify.split()[3:]} == offered
 
 
 def test_workers_bound_the_gpus_that_are_leased(tmp_path: Path) -> None:
@@ -87,6 +102,13 @@ def test_the_image_is_the_toolchain_in_a_container_and_the_version_here(tmp_path
     assert (engine.runner, engine.toolchain) == ("podman", (("image", image), ("tensorrt_llm", "0.11.0")))
     named = planned(toml(runner="docker", head='image = "registry.local/own@sha256:00"'), tmp_path)
     assert dict(_one(named, "engine").toolchain)["image"] == "registry.local/own@sha256:00"
+
+
+def test_an_image_is_asked_for_the_version_that_its_package_has(tmp_path: Path) -> None:
+    head = 'image = "nvcr.io/nvidia/tritonserver:25.02-trtllm-python-py3"'
+    engine = _one(planned(toml("0.17.0", runner="docker", head=head), tmp_path), "engine")
+    assert dict(engine.toolchain)["tensorrt_llm"] == "0.17.0.post1"
+    assert "--release=0.17.0.post1" in engine.argv
 
 
 def test_a_serving_option_that_needs_a_flag_changes_the_engine_and_others_do_not(tmp_path: Path) -> None:
