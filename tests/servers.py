@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.fakes import PROJECT
 
 __all__ = ["install", "nginx", "s3rver"]
@@ -82,8 +84,10 @@ def _s3rver() -> str | None:
 
 
 def _found(name: str, path: str | None) -> str:
-    assert path is not None, f"{name} is not installed: python -m tests.servers"
-    return path
+    """CI installs them and insists; a machine that has only Python tests the same promises on the other remotes."""
+    missing = f"{name} is not installed: python -m tests.servers"
+    assert path or not os.environ.get("CI"), missing
+    return path or pytest.skip(missing)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,10 +43,6 @@ def test_an_unknown_variant_is_an_error(workspace: Space) -> None:
     result = workspace.run("serve", "m_int8_wp")
     assert result.rc == 3
     assert "there is no 'build:m_int8_wp'" in result.err
-
-
-def test_stop_without_a_server_says_so(workspace: Space) -> None:
-    assert workspace.build("stop") == "no server is running\n"
 
 
 def test_a_command_line_names_every_variant_and_port() -> None:
@@ -92,38 +85,3 @@ def test_a_detached_server_that_cannot_start_shows_its_error(
     base = tmp_path / "server/1"
     assert detach(tool_argv({"a": tmp_path}, FREE, "127.0.0.1", base), base) == 1
     assert "error: a is not a Triton model repository" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"pid": "x"}', '{"pid": 999999999, "repositories": {}, "http_port": 1}']
-)
-def test_a_stale_state_file_is_removed(tmp_path: Path, text: str) -> None:
-    (tmp_path / "1.json").write_text(text)
-    assert stop_all(tmp_path) == (["removed 1.json: its server is gone"], True)
-    assert not (tmp_path / "1.json").exists()
-
-
-def test_a_process_that_got_the_number_of_a_dead_server_is_left_alone(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        (tmp_path / "1.json").write_text(json.dumps({"pid": other.pid, "repositories": {"a": "x"}, "http_port": 1}))
-        assert stop_all(tmp_path) == (["removed 1.json: its server is gone"], True)
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_a_server_that_will_not_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rules.commands.stop._PATIENCE_S", 0.3)
-    state = tmp_path / "1.json"
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    argv = [sys.executable, "-c", code, f"--state={state}"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as deaf:
-        assert deaf.stdout
-        deaf.stdout.readline()
-        state.write_text(json.dumps({"pid": deaf.pid, "repositories": {"a": "x"}, "http_port": 1}))
-        lines, stopped = stop_all(tmp_path)
-        deaf.send_signal(signal.SIGKILL)
-    assert not stopped
-    assert f"error: server {deaf.pid} (a on port 1) has not ended" in lines[0]
