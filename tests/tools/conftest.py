@@ -16,6 +16,14 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Made = Callable[..., Path]
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """torch in this process keeps to one thread: its threads spin, and on a busy machine wait for one another."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def run_tool() -> Run:
     """`run_tool(name, *arguments)` runs rules/tools/<name>.py in an isolated Python and captures its text."""

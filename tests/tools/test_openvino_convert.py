@@ -73,6 +73,7 @@ def test_tokenizer_files_change_nothing(make: Made, source: Made, converted: Mad
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
+@pytest.mark.usefixtures("one_thread")
 def test_the_engine_generates_what_transformers_generates(source: Made, engine: Made, architecture: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -32,10 +32,8 @@ def _tool() -> Any:
     return module
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_qwen2_answers_its_questions_exactly(source: Made) -> None:
-    import torch
-
-    torch.set_num_threads(1)  # its threads spin: on a busy machine two of them are a hundred times slower than one
     folder = source("qwen2")
     model, tokenizer = _loaded(folder)
     wrong = []
