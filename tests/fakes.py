@@ -20,12 +20,12 @@ __all__ = ["PROJECT", "site"]
 PROJECT = Path(__file__).parents[1]
 
 
-def site(folder: Path) -> Path:
+def site(folder: Path, *, real_tools: bool = False) -> Path:
     """Lays out the project in `folder` as a wheel would: importable, with its doit commands, with fake tools."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "rules", folder / "rules", ignore=ignore)
     shutil.copytree(PROJECT / "templates", folder / "rules" / "templates", ignore=ignore)
-    for tool in (folder / "rules" / "tools").glob("*.py"):
+    for tool in () if real_tools else (folder / "rules" / "tools").glob("*.py"):
         shutil.copyfile(PROJECT / "tests" / "fake_tool.py", tool)
     _installed(folder / "doit_engines-0.dist-info")
     return folder
