@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rules import tree
-from rules.action import Receipt
+from rules import digest, tree
+from rules.action import Action, Receipt
 
-__all__ = ["Artifacts", "Record", "Unknown", "changes"]
+__all__ = ["Artifacts", "Record", "Unknown", "changes", "like"]
 
 
 class Unknown(Exception):
@@ -113,9 +113,10 @@ class Artifacts:
             Path(path).unlink(missing_ok=True)
         self._receipts.pop(name, None)
 
-    def remember(self, name: str, record: Record) -> None:
+    def remember(self, action: Action, record: Record) -> None:
         """Adds a run to the history; one short line, so that two processes do not mix theirs."""
-        line = json.dumps({"name": name, "key": record.key, "seconds": record.seconds, "size": record.size})
+        row = {"name": action.name, "like": like(action), "seconds": record.seconds, "size": record.size}
+        line = json.dumps({**row, "key": record.key})
         with (self.root / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -136,6 +137,11 @@ class Artifacts:
 
     def _record_path(self, name: str) -> str:
         return f"{self._place(name)}.record.json"
+
+
+def like(action: Action) -> str:
+    """Equal for actions that cost about the same: of one stage, toolchain and platform."""
+    return digest.of_text(repr((action.stage, action.platform, sorted(action.toolchain))))[:16]
 
 
 def changes(before: str, after: str) -> list[str]:

@@ -93,7 +93,7 @@ class Executor:
         record = self._record(action, text, made, started, time.monotonic() - began)
         self.artifacts.write(action.name, made.receipt, record)
         if made.how == "ran":
-            self.artifacts.remember(action.name, record)
+            self.artifacts.remember(action, record)
             self._share(action, record, made.receipt, heard)
         return record
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from rules import action as actions
 from rules.action import Action, Receipt
-from rules.artifacts import Artifacts, Unknown, changes
+from rules.artifacts import Artifacts, Unknown, changes, like
 from rules.executor import Executor
 
 __all__ = ["Outlook", "Status", "look"]
@@ -75,14 +75,14 @@ def _reasons(artifacts: Artifacts, action: Action, text: str) -> tuple[str, ...]
 
 
 class _History:
-    """What runs cost before: the last run of this action, else the median of its stage."""
+    """What runs cost before: the last run of this action, else the median of those like it."""
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._last: dict[str, Mapping[str, float]] = {}
-        self._stages: dict[str, list[Mapping[str, float]]] = {}
+        self._alike: dict[str, list[Mapping[str, float]]] = {}
         for row in artifacts.history():
             self._last[row["name"]] = row
-            self._stages.setdefault(row["name"].partition(":")[0], []).append(row)
+            self._alike.setdefault(row.get("like", ""), []).append(row)
 
     def outlook(self, action: Action, status: Status, key: str | None, reasons: tuple[str, ...]) -> Outlook:
         """An outlook with what this action is expected to cost; one that is fresh costs nothing."""
@@ -101,5 +101,5 @@ class _History:
         row = self._last.get(action.name)
         if row:
             return row[what]
-        rows = self._stages.get(action.stage)
+        rows = self._alike.get(like(action))
         return statistics.median(row[what] for row in rows) if rows else None

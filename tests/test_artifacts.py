@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rules.action import Entry, Receipt
+from rules.action import Action, Entry, Receipt
 from rules.artifacts import Artifacts, Record, Unknown, changes
 
 RECEIPT = Receipt((Entry("a", "ab" * 32, 3),))
@@ -54,7 +54,7 @@ def test_an_equal_receipt_is_not_written_again(tmp_path: Path) -> None:
 
 def test_the_history_survives_a_torn_line(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path)
-    artifacts.remember("s:a", RECORD)
+    artifacts.remember(Action(name="s:a", stage="s", argv=()), RECORD)
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"name": "s:b", "sec')
     assert [row["name"] for row in artifacts.history()] == ["s:a"]

@@ -67,12 +67,12 @@ def test_an_earlier_state_comes_from_the_store(tmp_path: Path) -> None:
     assert states(lab, chain(lab)) == ["local", "local"]
 
 
-def test_costs_are_those_of_the_last_run_or_of_the_stage(tmp_path: Path) -> None:
+def test_costs_are_those_of_the_last_run_or_of_those_like_it(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.make(lab.action("s:slow", "time.sleep(0.3); (out / 'a').write_text('12345')"))
     known: Outlook = look(lab.executor, [lab.action("s:slow", "time.sleep(0.3); (out / 'a').write_text('54321')")])[0]
     like: Outlook = look(lab.executor, [lab.action("s:new", "(out / 'a').write_text('')")])[0]
-    other: Outlook = look(lab.executor, [lab.action("u:new", "(out / 'a').write_text('')")])[0]
+    other: Outlook = look(lab.executor, [lab.action("s:gpu", "(out / 'a').write_text('')", platform="sm90")])[0]
     assert known.seconds
     assert known.seconds >= 0.3
     assert known.size == 5
