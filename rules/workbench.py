@@ -84,7 +84,10 @@ def _call(action: Action, filled: Mapping[str, str], devices: Sequence[str], own
     """The action in a container, where `{name}` is a place inside and `filled` are the places on this machine."""
     assert action.runner != "local"
     names = [name for name, _ in action.inputs]
-    seen = {name: docker.inside(name) for name in names} | {"out": docker.OUT, "python": docker.PYTHON}
+    seen = {name: docker.inside(name, source) for name, source in action.inputs} | {
+        "out": docker.OUT,
+        "python": docker.PYTHON,
+    }
     here = {name: os.path.abspath(filled[name]) if name in filled else f"{{{name}}}" for name in (*names, "out")}  # noqa: PTH100
     folder = Path(here["out"]).parent if "out" in filled else Path()
     return docker.Call(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rules.action import Files, Input
 from rules.errors import Problem, StepFailed
 from rules.runners import local
 
@@ -64,9 +65,10 @@ class Call:
     owner: str = ""
 
 
-def inside(name: str) -> str:
-    """Where the input of that name lies in the container."""
-    return f"/in/{name}"
+def inside(name: str, source: Input) -> str:
+    """Where the input of that name lies in the container; a single file keeps its suffix, which readers go by."""
+    single = isinstance(source, Files) and [path for path, _ in source.members] == [""]
+    return f"/in/{name}{Path(source.root).suffix if isinstance(source, Files) and single else ''}"
 
 
 def line(call: Call) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from rules.errors import Problem, StepFailed
 __all__ = ["Command", "end_all", "end_on_signals", "ending", "mismatches", "python", "run"]
 
 _TERM_SECONDS = 10.0
+_SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 _LEASH = str(Path(__file__).with_name("leash.py"))
 _running: set[subprocess.Popen[str]] = set()
 _lock = threading.RLock()  # the signal handler may interrupt the thread that holds it
@@ -53,7 +55,7 @@ def mismatches(toolchain: Sequence[tuple[str, str]]) -> list[Problem]:
         Problem(
             what=f"{name} is not the version that the key declares",
             facts=(("declared", declared), ("installed", installed or "none"), ("python", sys.executable)),
-            hint="./doitw installs the locked versions into .venv",
+            hint="./doitw installs the locked versions into .venv; what an image holds is found inside that image",
         )
         for name, declared, installed in wrong
         if declared != installed
@@ -156,7 +158,7 @@ def _start(command: Command) -> tuple[subprocess.Popen[str], int]:
 def _base_env(scratch: Path) -> dict[str, str]:
     """The same few variables for every action: nothing of the user's shell, and no secret, reaches a tool."""
     return {
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{Path(sys.executable).parent}:{_SYSTEM}",
         "HOME": str(scratch),
         "TMPDIR": str(scratch),
         "LANG": "C.UTF-8",
@@ -183,7 +185,19 @@ def _end(process: subprocess.Popen[str], grace_s: float | None = None) -> None:
 
 
 def _installed(name: str) -> str | None:
+    """The version here or, in a container, that of its own Python: our environment does not see what is in there."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
+        return _in_system(name)
+
+
+@functools.cache
+def _in_system(name: str) -> str | None:
+    ask = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
+    command = ["python3", "-c", ask, name]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": _SYSTEM}, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
         return None
+    return asked.stdout.strip() or None

@@ -139,9 +139,9 @@ def test_the_line_that_plan_shows_is_the_line_that_runs(box: Box) -> None:
         word for word in shown if not word.startswith(("--name", '"device'))
     ]
     assert '"device=3,5"' in ran, "the leased ones"
-    assert f"--mount=type=bind,source={tool},target=/in/tool,readonly" in ran
-    assert ran[-1] == "/in/tool"
-    assert "--env=MODE=/in/tool" in ran
+    assert f"--mount=type=bind,source={tool},target=/in/tool.txt,readonly" in ran
+    assert ran[-1] == "/in/tool.txt", "readers go by the suffix"
+    assert "--env=MODE=/in/tool.txt" in ran
     assert not [word for word in ran if word.startswith("--env=CUDA_VISIBLE_DEVICES")], "inside they are 0 and 1"
 
 

@@ -247,3 +247,16 @@ def test_another_version_than_the_key_declares_is_a_problem(name: str, installed
     assert dict(problem.facts)["declared"] == "0.0"
     assert dict(problem.facts)["installed"] == installed
     assert "doitw" in problem.hint
+
+
+def test_a_package_of_the_containers_own_python_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside an image its packages are not in our environment, and its programs run with its Python."""
+    folder = tmp_path / "packages" / "tensorrt_llm_for_tests-0.10.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt_llm_for_tests\nVersion: 0.10.0\n")
+    program = tmp_path / "python3"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={folder.parent} exec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(local, "_SYSTEM", str(tmp_path))
+    assert not local.mismatches([("tensorrt_llm_for_tests", "0.10.0")])
+    assert [dict(it.facts)["installed"] for it in local.mismatches([("tensorrt_llm_for_tests", "1.0")])] == ["0.10.0"]
