@@ -5,9 +5,10 @@
     python benchmarks/graph.py variants 10 1000 10000
 
 `actions` are chains of four with a file each (chains.py): ours has a model per chain, so N / 4 variants and, not
-selected, N / 4 smoke tests, which plain doit's graph has too. `variants` are real models of up to 100 variants, with
-as many files in each output as the embedded lane makes. One change: an input of one last action (ours: an option of
-one model). Contestants take turns; CPU is user + system of the whole command.
+selected, N / 4 smoke tests, which plain doit's graph has too. `variants` are models of up to 100 variants, with as
+many files in each output as the embedded lane makes; with `--outputs one` a single file, since 10,000 variants would
+be half a million. One change: an input of one last action (ours: an option of one model). Contestants take turns; CPU
+is user + system of the whole command.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("what", choices=("actions", "variants"))
     parser.add_argument("sizes", type=int, nargs="+")
     parser.add_argument("--peers", nargs="*", default=["doit"], metavar="NAME[=PROGRAM]")
+    parser.add_argument("--outputs", choices=("real", "one"), default="real", help="files of each action of variants")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     print(machine(), f"medians of {args.rounds} rounds\n", sep="\n")
@@ -59,7 +61,7 @@ def actions(folder: Path, size: int, args: argparse.Namespace) -> str:
 
 def variants(folder: Path, size: int, args: argparse.Namespace) -> str:
     """`doit list`, `doit list --all` and a no-op `doit build` of real outputs."""
-    one = chains.ours(folder / "ours", size, per_model=min(size, 100), outputs="real")
+    one = chains.ours(folder / "ours", size, per_model=min(size, 100), outputs=args.outputs)
     python = (sys.executable, "-m", "doit")
     commands = {"list": (*python, "list"), "build, no-op": one.argv}
     found = alternate({name: no_op(one, argv) for name, argv in commands.items()}, args.rounds)

@@ -11,6 +11,7 @@ used, from /proc, without the client's; TTFT is from sending to the first text, 
 from __future__ import annotations
 
 import argparse
+import os
 import queue
 import random
 import statistics
@@ -67,12 +68,15 @@ class Wave:
 def main() -> None:
     """Prints what results/serving-*.txt hold."""
     args = arguments()
+    if os.getpid() != os.getsid(0):
+        os.setsid()  # the kernel shares CPU by session (sched_autogroup): the server's has its own, so must ours
     with tempfile.TemporaryDirectory(prefix="bench_serving_") as folder, contestants(args, Path(folder)) as found:
         print(machine(), flush=True)
         print(f"engine   {args.engine}, {args.isl} words in, {args.osl} tokens out, medians of {args.rounds} rounds\n")
+        if args.ttft:
+            print(first_tokens(found, args), flush=True)
         for concurrency in args.concurrency:
             print(throughput(found, concurrency, args), flush=True)
-        print(first_tokens(found, args))
 
 
 def arguments() -> argparse.Namespace:
@@ -117,7 +121,7 @@ def throughput(found: dict[str, Any], concurrency: int, args: argparse.Namespace
     for number in range(args.rounds + 1):
         texts = prompts(concurrency, args, (concurrency, number))
         rounds.append({})
-        for name, one in list(found.items()):
+        for name, one in turned(found, number):
             try:
                 rounds[-1][name] = wave(one, texts, args.osl)
             except queue.Empty:
@@ -129,6 +133,13 @@ def throughput(found: dict[str, Any], concurrency: int, args: argparse.Namespace
     rows = [row(name, rounds) for name in found]
     head = ("", "tokens/s", "ratio", "CPU ms/token", "ratio", "server", "engine", "pre", "post", "bls")
     return f"concurrency {concurrency}\n{table(rows, head)}\n"
+
+
+def turned(found: dict[str, Any], number: int) -> list[tuple[str, Any]]:
+    """The contestants from another one on in each round: who comes first warms caches for the others."""
+    items = list(found.items())
+    start = number % len(items)
+    return items[start:] + items[:start]
 
 
 def wave(one: Any, texts: list[str], osl: int) -> Wave:
@@ -160,7 +171,7 @@ def first_tokens(found: dict[str, Any], args: argparse.Namespace) -> str:
     seconds: dict[str, list[float]] = {name: [] for name in streams}
     for number in range(args.ttft + 3):
         text = prompts(1, args, ("ttft", number))[0]
-        for name, one in streams.items():
+        for name, one in turned(streams, number):
             seconds[name].append(one.first_token(text))
     taken = {name: [1000 * value for value in values[3:]] for name, values in seconds.items()}
     bare = statistics.median(taken["bare"])
@@ -168,7 +179,7 @@ def first_tokens(found: dict[str, Any], args: argparse.Namespace) -> str:
         [name, statistics.median(all_), statistics.quantiles(all_, n=100)[98], statistics.median(all_) - bare]
         for name, all_ in taken.items()
     ]
-    return f"TTFT, ms, {args.ttft} requests\n" + table(rows, ("", "p50", "p99", "added p50"))
+    return f"TTFT, ms, {args.ttft} requests\n" + table(rows, ("", "p50", "p99", "added p50")) + "\n"
 
 
 if __name__ == "__main__":

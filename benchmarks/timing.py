@@ -34,7 +34,9 @@ def run(argv: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) ->
     log = cwd / ".bench.log"
     with log.open("wb") as output:
         began = time.perf_counter()
-        process = subprocess.Popen(argv, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            argv, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )  # the kernel shares CPU by session (sched_autogroup): each contestant gets one
         _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
