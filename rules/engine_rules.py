@@ -39,9 +39,11 @@ def image_fits(of: Case) -> Iterator[Problem]:
     if toolchain.image is None and not of.release.image:
         what = f"{path}.image: no image of NVIDIA carries TensorRT-LLM {of.release.version}"
         yield Problem(what=what, hint="name one of your own, or another release")
-    carried = with_image(toolchain.image) if toolchain.image else ()
-    if carried and of.release.version not in carried:
-        facts = (("image", toolchain.image or ""), ("carries", ", ".join(carried)))
+    if toolchain.image is None or toolchain.image in of.release.images:
+        return
+    carried = with_image(toolchain.image)  # reads every release: only where there may be something to tell
+    if carried:
+        facts = (("image", toolchain.image), ("carries", ", ".join(carried)))
         hint = f"the one of {of.release.version} is {of.release.image}" if of.release.image else "change `release`"
         yield Problem(what=f"{path}.image: is not one of TensorRT-LLM {of.release.version}", facts=facts, hint=hint)
 

@@ -24,6 +24,7 @@ __all__ = [
     "convert",
     "num_tokens",
     "quantize",
+    "typed",
     "upstream_program",
 ]
 
@@ -77,7 +78,11 @@ class Intent:
 
 def build(release: Release, intent: Intent, shape: Shape) -> tuple[str, ...]:
     """The command line of trtllm-build. `{checkpoint}` and `{out}` are filled in when it runs."""
-    values = build_flags(release, intent, shape)
+    return typed(release, build_flags(release, intent, shape))
+
+
+def typed(release: Release, values: Mapping[str, object]) -> tuple[str, ...]:
+    """The command line of trtllm-build with these flags, in the order of its own table."""
     flags = release.flags("build")
     line = ["trtllm-build", "--checkpoint_dir", "{checkpoint}", "--output_dir", "{out}"]
     return (*line, *(part for name, flag in flags.items() if name in values for part in words(flag, values[name])))

@@ -135,7 +135,7 @@ def engine(variant: Variant, point: Point, made_from: str, options: Options) -> 
         argv=(
             *("{python}", "-I", "{tool}", f"--release={dict(_toolchain(point.toolchain))['tensorrt_llm']}"),
             *(f"--tp-size={point.parallelism.tp}", f"--pp-size={point.parallelism.pp}", *asked, "--out={out}", "--"),
-            *translate.build(release, wanted, variant.shape),
+            *translate.typed(release, flags),
         ),
         inputs=(("tool", steps.tool("trtllm_engine")), ("checkpoint", Output(action=made_from))),
         outputs=("config.json", *(f"rank{rank}.engine" for rank in ranks)),
