@@ -7,6 +7,7 @@ passes on, or `rm --force`, end it. An option that it does not know is exit code
 <folder>/bin             what the images have on their PATH
 <folder>/containers      one file per container: its process and label
 <folder>/calls.jsonl     every command line
+<folder>/fails           what trtllm_build's STANDIN_FAILS is in the containers, if it is there
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ def followed(folder: Path, args: argparse.Namespace, command: list[str], env: di
         print(f"Conflict. The container name {args.name!r} is already in use", file=sys.stderr)
         return 125
     env["PATH"] = f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin"
+    if (folder / "fails").exists():
+        env["STANDIN_FAILS"] = (folder / "fails").read_text("utf-8")
     pipe, errors = subprocess.PIPE, subprocess.STDOUT  # its output passes through the client, and ends with it
     with subprocess.Popen(command, env=env, cwd=workdir, start_new_session=True, stdout=pipe, stderr=errors) as process:
         label = (args.label or "").removeprefix("doit-engines=")

@@ -1,0 +1,95 @@
+"""The TensorRT-LLM lane end to end: real ModelOpt, the real chain, and stand-ins for docker and trtllm-build alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import site
+from tests.space import Space
+from tests.standins import docker, trtllm_build
+
+pytestmark = [pytest.mark.slow]
+IMAGE = "nvcr.io/nvidia/tritonserver:24.06-trtllm-python-py3"
+MODELS = f"""
+[toolchains.t]
+backend = "trtllm"
+release = "0.10.0"
+runner = "docker"
+image = "{IMAGE}"
+
+[platforms.h20]
+sm = 90
+memory_gib = 96
+gpus = 8
+
+[models.tiny]
+source = "tiny:llama"
+toolchain = "t"
+platform = "h20"
+precisions = ["fp8"]
+parallelism = ["tp4pp2"]
+shapes = [{{ batch = 8, isl = 128, osl = 64 }}, {{ batch = 4, isl = 128, osl = 64 }}]
+calibration = {{ data = "file:texts.jsonl", size = 2 }}
+"""
+EIGHT = "tiny_tp4pp2_fp8_isl128_osl64_bs8"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    """A project folder in which doit runs with this repository's own tools, as a wheel has them."""
+    made = Space(tmp_path / "space", site(tmp_path / "site", real_tools=True))
+    made.write("models.toml", MODELS)
+    made.write("texts.jsonl", '{"text": "the river is long"}\n{"text": "where is the sea?"}\n')
+    return made
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """The stand-in's folder, with the release's image."""
+    folder = tmp_path / "engine"
+    docker.install(folder, {IMAGE: {"tensorrt_llm": "0.10.0"}})
+    trtllm_build.install(folder / "bin", "0.10.0")
+    return folder
+
+
+def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoils_nothing(
+    space: Space, engine: Path
+) -> None:
+    env = {"PATH": f"{engine / 'path'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    (engine / "fails").write_text("rank5")
+    failed = space.run("build:tiny", **env)
+    assert failed.rc == 1, failed.out + failed.err
+    assert "Failed to build the engine of rank 5" in failed.out + failed.err
+    (engine / "fails").write_text("killed")
+    killed = space.run(f"engine:{EIGHT}", **env)
+    assert "trtllm-build ran out of host memory (signal 9)" in killed.out + killed.err
+    assert "checkpoint:" not in killed.out, "the one of the time before"
+
+    (engine / "fails").unlink()
+    built = space.run("build:tiny", **env)
+    assert built.rc == 0, built.out + built.err
+    assert "checkpoint:" not in built.out
+    folder = space.root / "artifacts" / "engine" / EIGHT
+    assert len(list(folder.glob("rank*.engine"))) == 8
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["version"], config["build_config"]["max_batch_size"]) == ("0.10.0", 8)
+    assert config["pretrained_config"]["quantization"]["quant_algo"] == "FP8"
+    assert not list((engine / "containers").iterdir())
+
+    calls = (engine / "calls.jsonl").read_text().count("\n")
+    again = space.run("build:tiny", **env)
+    assert "everything is up to date" in again.out
+    assert (engine / "calls.jsonl").read_text().count("\n") == calls, "docker is not even asked"
+
+
+def test_an_image_of_another_release_builds_nothing(space: Space, engine: Path) -> None:
+    docker.install(engine / "other", {IMAGE: {"tensorrt_llm": "0.11.0"}})
+    space.write("models.toml", MODELS.replace('precisions = ["fp8"]', 'precisions = ["fp16"]'))
+    env = {"PATH": f"{engine / 'other' / 'path'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
+    refused = space.run(f"engine:{EIGHT.replace('fp8', 'fp16')}", **env)
+    assert refused.rc == 1
+    assert "tensorrt_llm in the image is not the version that the key declares" in refused.out + refused.err
