@@ -39,7 +39,7 @@ TORCH_REQUIRES = ("filelock", "fsspec", "jinja2", "networkx>=2.5.1", "sympy>=1.1
 # Asked for by metadata and imported by nothing that we run.
 UNUSED = {
     "torchvision": "optimum-intel: the registry has CUDA builds only, which break transformers on CPU torch",
-    "setuptools": "torch, optimum-intel: only to compile C++ extensions at run time",
+    "nvidia-ml-py": "nvidia-modelopt: asks a GPU for its memory, where there is one",
 }
 # Only the files inside are used, so what its Python code would import is not followed.
 FILES_ONLY = {"nvidia-pytriton"}
