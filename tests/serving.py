@@ -107,11 +107,14 @@ def leftovers(server: Server) -> list[str]:
     return found
 
 
-def until(holds: Any, seconds: float) -> None:
-    """Waits until `holds()` is true, or the time is over."""
+def until(holds: Any, seconds: float) -> bool:
+    """Waits until `holds()` is true, and says so, or until the time is over."""
     end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
+    while time.monotonic() < end:
+        if holds():
+            return True
         time.sleep(0.05)
+    return False
 
 
 def has_curl() -> bool:
