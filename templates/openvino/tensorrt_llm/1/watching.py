@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb
 if TYPE_CHECKING:
     from batcher import Batcher, Running
 
-ASK_EVERY_S = 0.5
+ASK_EVERY_S = 0.2
 SUSPICIONS = 3  # in a row: with several instances of postprocessing each sees only a part
 
 
