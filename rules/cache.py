@@ -88,10 +88,6 @@ class Cache:
         if self.seed:
             self.store.write_note("signatures", key, sign.sign(self.seed, key, receipt))
 
-    def remote_holds(self, receipt: Receipt) -> bool:
-        """Whether the remote has every blob of `receipt` with the right size."""
-        return self._ask(lambda remote: self._complete(remote, receipt.entries), otherwise=False)
-
     def _find_remote(self, key: str) -> Receipt | None:
         return self._ask(lambda remote: self._read(remote, key), otherwise=None)
 

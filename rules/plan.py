@@ -28,11 +28,6 @@ class Plan:
     actions: Mapping[str, Action]
     names: Mapping[str, Mapping[str, tuple[str, ...]]]
 
-    def chosen(self, names: Iterable[str]) -> list[Variant]:
-        """The variants that variant and group names stand for, each once. Raises KeyError with an unknown name."""
-        found = {action: None for name in names for action in self.names["build"][name]}
-        return [self.variants[action.partition(":")[2]] for action in found]
-
 
 def load(text: str, root: Path) -> Plan:
     """`text` of a models.toml whose relative paths start at `root` -> its plan.

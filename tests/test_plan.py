@@ -120,12 +120,6 @@ def test_a_prefix_is_a_group_at_every_stage() -> None:
     assert names["source"] == {"m": ("source:m",)}
 
 
-def test_chosen_gives_each_variant_once() -> None:
-    made = _plan(_entry("m", '"fp32", "int8_wo"'))
-    chosen = made.chosen(["m_fp32", "m", "m_fp32_isl256_osl64_bs8"])
-    assert [variant.name for variant in chosen] == ["m_fp32_isl256_osl64_bs8", "m_int8_wo_isl256_osl64_bs8"]
-
-
 def test_two_models_of_one_source_are_two_plans_of_one_work() -> None:
     made = _plan(_entry("m", '"int8_wo"'), _entry("n", '"int8_wo"'))
     assert made.actions["source:m"].argv == made.actions["source:n"].argv

@@ -140,7 +140,7 @@ def test_half_written_files_and_orphans_go(tmp_path: Path) -> None:
     half = lab.store.root / "blobs" / "ab" / ".cd.1-1.tmp"
     half.parent.mkdir(exist_ok=True)
     half.write_text("half")
-    (lab.root / "artifacts/work/old/out").mkdir(parents=True)
+    (lab.root / "artifacts/work/ended/out").mkdir(parents=True)
     upkeep.collect(lab.store, set(), Limits(grace_s=0))
     upkeep.sweep_work(lab.root / "artifacts", {lab.executor.artifacts.folder("s:kept")}, 0)
     assert not half.exists()
@@ -149,7 +149,7 @@ def test_half_written_files_and_orphans_go(tmp_path: Path) -> None:
         "kept.receipt.json",
         "kept.record.json",
     ]
-    assert not (lab.root / "artifacts/work/old").exists()
+    assert not (lab.root / "artifacts/work/ended").exists()
 
 
 @pytest.mark.parametrize("grace_s", [3600.0])
