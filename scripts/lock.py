@@ -73,7 +73,8 @@ def directs() -> tuple[list[str], list[str]]:
     """Direct requirements of pyproject.toml: (for the main lock, for the development lock)."""
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    return project["dependencies"] + optional["embedded"] + optional["test"], optional["dev"]
+    main = project["dependencies"] + [one for extra in ("embedded", "measure", "test") for one in optional[extra]]
+    return main, optional["dev"]
 
 
 def locked(path: Path) -> dict[tuple[str, str], str]:
