@@ -9,7 +9,8 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("action",),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
-    ("pins", "release", "source", "spec"),
+    ("gates", "pins", "release", "source"),
+    ("spec",),
     ("flags", "steps", "variant"),
     ("case", "translate"),
     ("engine_rules", "serving_rules"),

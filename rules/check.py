@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from rules import backend, source
 from rules.errors import Problem, nearest
+from rules.gates import LIMITS
 from rules.source import Dims
 from rules.spec import Model, Parallelism, Spec, strict_problems
 from rules.variant import Setting, expand, groups, name_problems
@@ -205,6 +206,31 @@ def lengths_within_positions(subject: Subject) -> Iterator[Problem]:
             yield Problem(what=what, facts=facts, hint="lower isl or osl")
 
 
+def gates_known(subject: Subject) -> Iterator[Problem]:
+    """Each gate is a figure that can be measured; one on a loss of quality needs what it is lost against."""
+    for name in subject.entry.gates:
+        path = f"{subject.path}.gates.{name}"
+        if name not in LIMITS:
+            yield Problem(what=f"{path}: unknown gate", hint=nearest(name, tuple(LIMITS)))
+        elif _against_reference(name) and not (subject.entry.eval and subject.entry.eval.reference):
+            yield Problem(what=f"{path}: needs a reference precision", hint='write eval = { reference = "fp16", ... }')
+
+
+def evaluation_possible(subject: Subject) -> Iterator[Problem]:
+    """The questions are there, something is measured on them, and the reference is a precision of the entry."""
+    asked, path = subject.entry.eval, f"{subject.path}.eval"
+    if asked is None:
+        return
+    file = subject.root / asked.data.removeprefix("file:")
+    if not file.is_file():
+        yield Problem(what=f"{path}.data: {file} does not exist", hint="a .jsonl, relative to models.toml")
+    if not asked.metrics and asked.reference is None:
+        yield Problem(what=f"{path}: measures nothing", hint="name metrics, or a reference precision")
+    if asked.reference is not None and asked.reference not in subject.entry.precisions:
+        what = f"{path}.reference: {asked.reference!r} is not a precision of this entry"
+        yield Problem(what=what, hint=nearest(asked.reference, subject.entry.precisions))
+
+
 def family_rules(subject: Subject) -> Iterator[Problem]:
     """What each engine family knows to be wrong beside."""
     for family, setting in subject.settings():
@@ -224,8 +250,14 @@ RULES: tuple[Rule, ...] = (
     stages_within_layers,
     ranks_within_platform,
     lengths_within_positions,
+    gates_known,
+    evaluation_possible,
     family_rules,
 )
+
+
+def _against_reference(gate: str) -> bool:
+    return gate.endswith("_drop") or gate.startswith("agreement")
 
 
 def _divides(tp: int, dims: Dims) -> bool:

@@ -15,10 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from rules.errors import Problem, nearest
+from rules.gates import LIMITS
 
 __all__ = [
     "Cache",
     "Calibration",
+    "Eval",
     "Model",
     "Parallelism",
     "Platform",
@@ -34,6 +36,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]")
 _PARALLELISM = re.compile(r"(?:tp(?P<tp>[1-9][0-9]*))?(?:pp(?P<pp>[1-9][0-9]*))?")
 
 Count = Annotated[int, Field(ge=1, le=1 << 24)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Metric = Literal["exact_match", "contains", "regex", "numeric", "rouge_l", "chrf", "bleu"]
 Names = Annotated[list[str], Field(min_length=1)]
 NameOrNames = Annotated[
     Names,
@@ -53,6 +57,8 @@ _WORDING: Mapping[str, tuple[str, str]] = {
     "less_than_equal": ("must be at most {le}", "lower it"),
     "less_than": ("must be less than {lt}", "lower it"),
     "float_type": ("must be a number", "write it without quotes"),
+    "finite_number": ("must be a finite number", "leave the key out for no limit"),
+    "greater_than": ("must be more than {gt:g}", "raise it"),
     "literal_error": ("must be {expected}", "write one of these"),
     "missing": ("is missing", "this key has no default"),
 }
@@ -85,11 +91,15 @@ class Toolchain(_Strict):
 
 
 class Platform(_Strict):
-    """The machine that engines are built for: compute capability x 10 (90 is Hopper), GiB per GPU, GPUs."""
+    """The machine that engines are built for: compute capability x 10 (90 is Hopper), GiB per GPU, GPUs.
+
+    `price_per_hour` is of the whole machine, in any one currency: `doit recommend` then compares cost.
+    """
 
     sm: Count
     memory_gib: Count
     gpus: Count
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
 class Cache(_Strict):
@@ -123,8 +133,29 @@ class Calibration(_Strict):
     length: Count = 512
 
 
+class Eval(_Strict):
+    """The user's own questions, and how answers are scored: docs/evaluation.md.
+
+    `data` is `file:PATH` of a .jsonl; `column` names the prompt in each row (else the first of input, text_input, text,
+    prompt) and `expected` the right answer (else the first of expected, output). The first `size` rows are asked, all
+    without it, for `max_tokens` or the row's own or the shape's osl. `reference` is one of the entry's precisions:
+    agreement with it is measured, and what is lost to it.
+    """
+
+    data: Annotated[str, Field(pattern="^file:.")]
+    column: str | None = None
+    expected: str | None = None
+    metrics: list[Metric] = []
+    reference: str | None = None
+    size: Count | None = None
+    max_tokens: Count | None = None
+    concurrency: Count = 8
+
+
 class Model(_Strict):
-    """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's."""
+    """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's; the
+    names that `gates` may hold, what a measurement must reach, are those of rules/gates.py.
+    """
 
     source: str
     toolchain: NameOrNames
@@ -133,6 +164,8 @@ class Model(_Strict):
     parallelism: Names = ["tp1"]
     shapes: Annotated[list[Shape], Field(min_length=1)]
     calibration: Calibration | None = None
+    eval: Eval | None = None
+    gates: Annotated[dict[str, Finite], Field(json_schema_extra={"propertyNames": {"enum": [*LIMITS]}})] = {}
     build: dict[str, Any] = {}
     serving: dict[str, Any] = {}
 
@@ -179,6 +212,7 @@ class Spec:
 
 _TABLES: Mapping[str, type[_Strict]] = {"toolchains": Toolchain, "platforms": Platform, "models": Model}
 _SINGLES: Mapping[str, type[_Strict]] = {"cache": Cache, "serve": Serve}
+_NESTED: Mapping[str, type[_Strict]] = {"shapes": Shape, "calibration": Calibration, "eval": Eval}
 _KEYS = (*_TABLES, *_SINGLES, "default")
 _Entry = TypeVar("_Entry", bound=BaseModel)
 
@@ -248,7 +282,7 @@ def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
     where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         word = str(detail["loc"][-1])
-        words = tuple(Shape.model_fields) if "shapes" in detail["loc"] else known
+        words = next((tuple(_NESTED[str(part)].model_fields) for part in detail["loc"][:-1] if part in _NESTED), known)
         return Problem(what=f"{where}: unknown key", hint=nearest(word, words))
     facts = () if detail["type"] == "missing" else (("got", repr(detail["input"])[:80]),)
     if detail["type"] not in _WORDING:

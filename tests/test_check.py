@@ -45,6 +45,7 @@ class Case:
 
 GPU = {"toolchain": '"gpu"', "platform": '"h100"', "precisions": '["fp16"]'}
 FILE = {"source": '"file:there"'}
+EVAL = '{ data = "file:there/config.json", metrics = ["rouge_l"], reference = "int8_wo" }'
 CASES: Mapping[str, Case] = {
     "source_exists": Case(FILE, {"source": '"file:nowhere"'}, "source: {root}/nowhere/config.json does not", "folder"),
     "toolchain_exists": Case(
@@ -100,6 +101,18 @@ CASES: Mapping[str, Case] = {
         {**FILE, "shapes": "[{ batch = 1, isl = 4000, osl = 97 }]"},
         "shapes[0]: is longer than the model's positions",
         "lower",
+    ),
+    "gates_known": Case(
+        {"eval": EVAL, "gates": "{ ttft_p99_ms = 400, rouge_l_drop = 0.02 }"},
+        {"gates": "{ ttft_p98_ms = 400 }"},
+        "gates.ttft_p98_ms: unknown gate",
+        "ttft_p9",
+    ),
+    "evaluation_possible": Case(
+        {"eval": EVAL},
+        {"eval": EVAL.replace('"int8_wo"', '"int8wo"')},
+        "eval.reference: 'int8wo' is not a precision of this entry",
+        "mean 'int8_wo'?",
     ),
     "family_rules": Case(
         {**GPU, "build": "{ max_num_tokens = 512 }"},
@@ -178,6 +191,23 @@ def test_kv_heads_may_be_replicated_but_not_split(root: Path) -> None:
 def test_a_wrong_type_in_a_backends_table_is_told_with_its_path(root: Path) -> None:
     (problem,) = check.options_known(_subject({"serving": '{ streaming = "yes" }'}, root))
     assert problem.what == "models.m.serving.streaming: must be true or false"
+
+
+def test_a_gate_on_a_loss_needs_what_is_lost_against(root: Path) -> None:
+    (problem,) = check.gates_known(_subject({"gates": "{ rouge_l_drop = 0.02 }"}, root))
+    assert problem.what == "models.m.gates.rouge_l_drop: needs a reference precision"
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ('{ data = "file:no.jsonl", reference = "int8_wo" }', "data: {root}/no.jsonl does not exist"),
+        ('{ data = "file:there/config.json" }', ": measures nothing"),
+    ],
+)
+def test_an_evaluation_needs_questions_and_something_to_measure(root: Path, changed: str, what: str) -> None:
+    (problem,) = check.evaluation_possible(_subject({"eval": changed}, root))
+    assert problem.what.removeprefix("models.m.eval").lstrip(".") == what.format(root=root)
 
 
 def _all(text: str, root: Path) -> list[str]:

@@ -61,6 +61,27 @@ WRONG = {
         "models.m.shapes[0].bacth: unknown key",
         "did you mean 'batch'?",
     ),
+    "unknown key in eval": (
+        _toml(eval='{ data = "file:q.jsonl", refrence = "fp32" }'),
+        "models.m.eval.refrence: unknown key",
+        "did you mean 'reference'?",
+    ),
+    "an unknown metric": (
+        _toml(eval='{ data = "file:q.jsonl", metrics = ["rouge"] }'),
+        "models.m.eval.metrics[0]: must be 'exact_match', 'contains', 'regex', 'numeric', 'rouge_l', 'chrf' or 'bleu'",
+        "one of these",
+    ),
+    "text for a gate": (_toml(gates='{ ttft_p99_ms = "4" }'), "models.m.gates.ttft_p99_ms: must be a number", "quotes"),
+    "a gate at infinity": (
+        _toml(gates="{ ttft_p99_ms = inf }"),
+        "models.m.gates.ttft_p99_ms: must be a finite number",
+        "no limit",
+    ),
+    "a free machine": (
+        "[platforms.h]\nsm = 90\nmemory_gib = 80\ngpus = 8\nprice_per_hour = 0\n",
+        "platforms.h.price_per_hour: must be more than 0",
+        "raise it",
+    ),
     "unknown table": ("[model.m]\n", "model: unknown table", "did you mean 'models'?"),
     "unknown key in cache": ("[cache]\ndri = 'x'\n", "cache.dri: unknown key", "did you mean 'dir'?"),
     "missing key": (_toml(source=None), "models.m.source: is missing", "no default"),

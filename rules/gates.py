@@ -1,0 +1,81 @@
+"""What a measurement must reach, as `gates = {...}` of a model says it: one table of names, one judgement.
+
+`bench` and `eval` hand over the figures that they measured under these names; a gate whose figure was not measured in
+that pass is not judged by it. How each figure is defined: docs/measuring.md and docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LIMITS", "SCORES", "Limit", "Verdict", "judge"]
+
+_TIMES = ("ttft", "ttst", "itl", "icl", "latency")
+_STATISTICS = ("avg", "p50", "p75", "p90", "p95", "p99")
+SCORES: Mapping[str, str] = {
+    "exact_match": "",
+    "contains": "",
+    "regex": "",
+    "numeric": "",
+    "rouge_l": "",
+    "chrf": "points",
+    "bleu": "points",
+    "agreement": "",
+    "agreement_prefix": "",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Which way a figure is better, and its unit."""
+
+    best: Literal["low", "high"]
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One gate against its figure."""
+
+    gate: str
+    limit: float
+    figure: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is within the limit; the limit itself is."""
+        if LIMITS[self.gate].best == "low":
+            return self.figure <= self.limit
+        return self.figure >= self.limit
+
+    def __str__(self) -> str:
+        limit = LIMITS[self.gate]
+        must = "at most" if limit.best == "low" else "at least"
+        unit = f" {limit.unit}" if limit.unit else ""
+        return f"{self.gate} is {self.figure:.6g}{unit}, must be {must} {self.limit:.6g}{unit}"
+
+
+LIMITS: Mapping[str, Limit] = {
+    **{f"{time}_{of}_ms": Limit(best="low", unit="ms") for time in _TIMES for of in _STATISTICS},
+    "output_tokens_per_s": Limit(best="high", unit="tokens/s"),
+    "input_tokens_per_s": Limit(best="high", unit="tokens/s"),
+    "output_tokens_per_s_per_user": Limit(best="high", unit="tokens/s"),
+    "requests_per_s": Limit(best="high", unit="1/s"),
+    "goodput_per_s": Limit(best="high", unit="1/s"),
+    "error_rate": Limit(best="low"),
+    "peak_memory_gib": Limit(best="low", unit="GiB"),
+    **{name: Limit(best="high", unit=unit) for name, unit in SCORES.items()},
+    **{f"{name}_drop": Limit(best="low", unit=unit) for name, unit in SCORES.items() if "agreement" not in name},
+    "log_prob_drop": Limit(best="low", unit="nats/token"),
+}
+
+
+def judge(gates: Mapping[str, float], figures: Mapping[str, float]) -> tuple[Verdict, ...]:
+    """Every gate that has a figure, in the order of `gates`. KeyError for a gate that LIMITS does not name."""
+    for name in gates:
+        LIMITS[name]
+    return tuple(
+        Verdict(gate=name, limit=limit, figure=figures[name]) for name, limit in gates.items() if name in figures
+    )
