@@ -33,7 +33,7 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state"),
     ("tasks",),
     ("commands",),
-    ("commands.affected", "commands.plan", "commands.schema", "commands.serve", "commands.stop"),
+    ("commands.affected", "commands.plan", "commands.render", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.why"),
 )
 

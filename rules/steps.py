@@ -6,7 +6,7 @@ Reads only files that are in git: the tools and the templates, whose bytes are p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,7 @@ __all__ = [
     "source",
     "templates",
     "tool",
+    "without_engine",
 ]
 
 HERE = Path(__file__).parent
@@ -94,6 +95,22 @@ def repository(name: str, model: str, engine: str, rendering: Rendering) -> Acti
         ),
         outputs=("ensemble/config.pbtxt", "tensorrt_llm/config.pbtxt"),
         packages=("jinja2", "tritonclient"),
+    )
+
+
+def without_engine(build: Action, *, engine_dir: str, tokenizer: bool) -> Action:
+    """The same rendering before there is an engine: its configs name `engine_dir`, or where the engine would lie.
+
+    `tokenizer` says whether the tokenizer is there to be put in.
+    """
+    gone = {"engine"} if tokenizer else {"engine", "tokenizer"}
+    argv = tuple(word for word in build.argv if not any(word == f"--{name}={{{name}}}" for name in gone))
+    return replace(
+        build,
+        name=build.name.replace("build:", "render:", 1),
+        argv=(*argv, f"--set=engine_dir={engine_dir}") if engine_dir else argv,
+        inputs=tuple(pair for pair in build.inputs if pair[0] not in gone),
+        sharing="never",
     )
 
 
