@@ -57,8 +57,9 @@ Input = Files | Local | Output
 class Action:
     """A command with everything it depends on.
 
-    In `argv` and `env`, `{out}` is the output folder, `{python}` the toolchain's interpreter, and `{name}` the place
-    of the input of that name. `tests/test_action.py` lists each field as keyed or not.
+    In `argv` and `env`, `{out}` is the output folder, `{python}` the toolchain's interpreter, `{name}` the place of the
+    input of that name, and `{warm}` a folder that outlives the command and that all actions of one `warm` share: what
+    lies there saves time and decides nothing. `tests/test_action.py` lists each field as keyed or not.
     """
 
     # keyed
@@ -75,6 +76,7 @@ class Action:
     timeout_s: float | None = None
     sharing: Literal["remote", "local", "never"] = "remote"
     runner: Literal["local", "docker", "podman"] = "local"  # what it is the same in is in `toolchain`
+    warm: str = ""  # the folder's name; "" is none
 
     def needs(self) -> tuple[str, ...]:
         """The names of the actions whose outputs this one reads."""

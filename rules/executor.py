@@ -104,7 +104,8 @@ class Executor:
     def command_line(self, action: Action, key: str | None) -> list[str]:
         """The exact command line that would run; where its inputs are not known yet, places stay as `{name}`."""
         try:
-            places = workbench.places(self._work_folder(key), self._sources(action)) if key else {}
+            warm = self.cache.store.warm(action.warm) if action.warm else None
+            places = workbench.places(self._work_folder(key), self._sources(action), warm) if key else {}
         except Unknown:
             places = {}
         return workbench.argv(action, places)
@@ -128,7 +129,8 @@ class Executor:
         if self.manifest(action) != text:
             return None
         with self._gpus().lease(action.gpus, heard) as lease:
-            work = workbench.Work(action=action, folder=self._work_folder(actions.key(text)), lease=lease, lock=lock)
+            folder = self._work_folder(actions.key(text))
+            work = workbench.Work(action=action, folder=folder, lease=lease, lock=lock, warm=self._warm(action))
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
                 self._untouched(action)
                 receipt = self._keep(actions.key(text), out, action, heard)
@@ -249,6 +251,15 @@ class Executor:
 
     def _work_folder(self, key: str) -> Path:
         return self.artifacts.root / "work" / key[:16]
+
+    def _warm(self, action: Action) -> Path | None:
+        """In the store, which other checkouts may share; where no folder can be made there, our own."""
+        if not action.warm:
+            return None
+        shared, own = self.cache.store.warm(action.warm), self.artifacts.root / "warm" / action.warm
+        folder = shared if tree.writable(shared / ".writable") else own
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _place_lock(self, name: str) -> Path:
         return self.artifacts.root / "locks" / digest.of_text(name)[:16]

@@ -124,6 +124,10 @@ class Store:
         """Where the blob of this digest lies, if it is here."""
         return self._named("blobs", content)
 
+    def warm(self, name: str) -> Path:
+        """The folder of that name that outlives the commands which fill it; nothing in it is a result."""
+        return self.root / "warm" / name
+
     def result_path(self, key: str) -> Path:
         """Where the result of `key` lies; its modification time is when it was last used."""
         return self._named("results", key)

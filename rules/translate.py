@@ -18,6 +18,7 @@ __all__ = [
     "FAMILIES",
     "LIMITS",
     "OWN",
+    "TIMING_CACHE",
     "Intent",
     "build",
     "build_flags",
@@ -57,6 +58,7 @@ OWN: Mapping[str, str] = {
 }
 # What of an engine's config.json is compared with what was asked for.
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_beam_width", "max_num_tokens")
+TIMING_CACHE = "model.cache"  # upstream's own default name, in the folder where the command runs
 MAX_NUM_TOKENS = 8192  # the default since 0.11.0: more costs activation memory and gains nothing
 
 
@@ -96,6 +98,8 @@ def build_flags(release: Release, intent: Intent, shape: Shape) -> dict[str, obj
         **_caching(release, intent),
         **_attention(release, intent),
         **_parallel(release, intent),
+        # From 0.9.0: 0.8.0 has a --timing_cache, which nothing in its build.py reads.
+        **dict.fromkeys(("input_timing_cache", "output_timing_cache"), TIMING_CACHE),
     }
     given = {name: value for name, value in intent.given.items() if name in release.flags("build")}
     if intent.parallelism.world_size == 1:

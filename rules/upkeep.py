@@ -24,6 +24,7 @@ __all__ = [
     "Limits",
     "Totals",
     "collect",
+    "cool",
     "enroll",
     "needed",
     "pin",
@@ -33,6 +34,7 @@ __all__ = [
     "unpin",
     "unsigned",
     "verify",
+    "warm",
 ]
 
 _GRACE_SECONDS = 3600.0  # a blob may be this old without a result: its build is still writing
@@ -159,6 +161,23 @@ def collect(store: Store, keep: set[str], limits: Limits) -> int:
     return before - _size(store)
 
 
+def warm(store: Store) -> dict[str, int]:
+    """Folder name -> bytes of what commands left there to save time, such as timing caches of TensorRT."""
+    return {folder.name: _folder_size(folder) for folder in sorted((store.root / "warm").glob("*"))}
+
+
+def cool(store: Store, age_s: float) -> int:
+    """Removes those folders that no command has written to for `age_s` seconds. Returns the bytes that were freed.
+
+    One in use may go: what its command would leave there is then lost, and nothing else.
+    """
+    before, now = sum(warm(store).values()), time.time()
+    for folder in (store.root / "warm").glob("*"):
+        if now - max((path.stat().st_mtime for path in folder.iterdir()), default=0.0) >= age_s:
+            _remove(folder)
+    return before - sum(warm(store).values())
+
+
 def sweep_work(artifacts: Path, wanted: set[Path], grace_s: float) -> None:
     """Removes work folders and half-made files of builds that ended, and outputs of actions that are no more."""
     old = time.time() - grace_s
@@ -201,6 +220,10 @@ def _good(store: Store) -> Callable[[str], bool]:
 
 def _size(store: Store) -> int:
     return sum(store.blob(content).stat().st_size for content in store.digests())
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _used(store: Store, key: str) -> float:

@@ -35,12 +35,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """An action to be run in `folder`, on the GPUs of `lease`, by the holder of the key's `lock`."""
+    """An action to be run in `folder`, on the GPUs of `lease`, by the holder of the key's `lock`.
+
+    `warm` is the folder that its `{warm}` stands for, if it has one.
+    """
 
     action: Action
     folder: Path
     lease: Lease
     lock: int
+    warm: Path | None = None
 
 
 @contextlib.contextmanager
@@ -60,17 +64,18 @@ def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[s
             folder.mkdir(parents=True)
         for name, source in sources.items():
             _show(source, work.folder / "in" / name)
-        _command(work, places(work.folder, sources), scratch, log, heard)
+        _command(work, places(work.folder, sources, work.warm), scratch, log, heard)
         _require(work.action, out)
         yield out
     finally:
         shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def places(folder: Path, sources: Mapping[str, Source]) -> dict[str, str]:
-    """What `{out}`, `{python}` and the inputs' names stand for when the command runs in `folder`."""
+def places(folder: Path, sources: Mapping[str, Source], warm: Path | None = None) -> dict[str, str]:
+    """What `{out}`, `{python}`, `{warm}` and the inputs' names stand for when the command runs in `folder`."""
     shown = {name: it.place if it.part is None else folder / "in" / name for name, it in sources.items()}
-    return {name: str(place) for name, place in {**shown, "out": folder / "out", "python": local.python()}.items()}
+    ours = {"out": folder / "out", "python": local.python(), **({"warm": warm} if warm else {})}
+    return {name: str(place) for name, place in {**shown, **ours}.items()}
 
 
 def argv(action: Action, filled: Mapping[str, str]) -> list[str]:
@@ -87,8 +92,10 @@ def _call(action: Action, filled: Mapping[str, str], devices: Sequence[str], own
     seen = {name: docker.inside(name, source) for name, source in action.inputs} | {
         "out": docker.OUT,
         "python": docker.PYTHON,
+        "warm": docker.WARM,
     }
-    here = {name: os.path.abspath(filled[name]) if name in filled else f"{{{name}}}" for name in (*names, "out")}  # noqa: PTH100
+    written = ("out", *(("warm",) if action.warm else ()))
+    here = {name: os.path.abspath(filled[name]) if name in filled else f"{{{name}}}" for name in (*names, *written)}  # noqa: PTH100
     folder = Path(here["out"]).parent if "out" in filled else Path()
     return docker.Call(
         program=action.runner,
@@ -97,7 +104,10 @@ def _call(action: Action, filled: Mapping[str, str], devices: Sequence[str], own
         argv=[_fill(word, seen) for word in action.argv],
         env={name: _fill(value, seen) for name, value in action.env},
         reads=[(seen[name], here[name]) for name in names],
-        writes=[(docker.OUT, here["out"]), (docker.SCRATCH, str(folder / "scratch") if folder.name else "{scratch}")],
+        writes=[
+            *((seen[name], here[name]) for name in written),
+            (docker.SCRATCH, str(folder / "scratch") if folder.name else "{scratch}"),
+        ],
         devices=devices,
         user=f"{os.getuid()}:{os.getgid()}",
         owner=owner,

@@ -38,6 +38,7 @@ NOT_KEYED: Mapping[str, Any] = {
     "timeout_s": 60.0,
     "sharing": "never",
     "runner": "docker",
+    "warm": "trtllm",
 }
 
 

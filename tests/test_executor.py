@@ -247,3 +247,22 @@ def test_paths_with_spaces_and_braces_reach_the_command_whole(tmp_path: Path) ->
     lab = Lab(tmp_path / "a {b} c")
     lab.root.mkdir()
     assert lab.make(*_chain(lab)) == ["ran", "ran"]
+
+
+WARM = "notes = Path('{warm}') / 'notes'; count = len(notes.read_text()) if notes.exists() else 0; print(count); "
+WARM += "notes.write_text('x' * (count + 1)); (out / 'a').touch()"
+
+
+def test_a_warm_folder_outlives_its_command_and_is_shared_by_name(lab: Lab) -> None:
+    for name, warm in (("s:a", "one"), ("s:b", "one"), ("s:c", "two")):
+        lab.made(lab.action(name, f"{WARM}; '{name}'", warm=warm))
+    assert lab.heard == ["0", "1", "0"]
+    assert (lab.store.root / "warm/one/notes").read_text() == "xx"
+    assert lab.make(lab.action("s:a", f"{WARM}; 's:a'", warm="two")) == ["fresh"], "it is no part of the key"
+
+
+def test_a_store_that_cannot_be_written_leaves_the_warm_folder_to_the_checkout(lab: Lab) -> None:
+    lab.store.root.mkdir()
+    (lab.store.root / "warm").write_text("in the way")
+    lab.made(lab.action("s:a", WARM, warm="one"))
+    assert lab.file("warm/one/notes").read_text() == "x"

@@ -157,3 +157,16 @@ def test_the_work_of_a_running_build_stays(tmp_path: Path, grace_s: float) -> No
     (tmp_path / "work" / "key").mkdir(parents=True)
     upkeep.sweep_work(tmp_path, set(), grace_s)
     assert (tmp_path / "work" / "key").exists()
+
+
+def test_what_is_warm_is_named_and_goes_when_nobody_wrote_to_it_for_long(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    for name, age in (("old", 9 * 86400), ("new", 0)):
+        path = lab.store.warm(name) / "model.cache"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"12345")
+        os.utime(path, (time.time() - age,) * 2)
+    assert upkeep.warm(lab.store) == {"new": 5, "old": 5}
+    assert upkeep.cool(lab.store, 7 * 86400.0) == 5
+    assert upkeep.warm(lab.store) == {"new": 5}
+    assert upkeep.cool(lab.store, 0.0) == 5

@@ -128,7 +128,9 @@ def engine(variant: Variant, point: Point, made_from: str, options: Options) -> 
     ranks = range(point.parallelism.world_size)
     workers = options.build.workers or len(ranks)
     flags = translate.build_flags(release, wanted, variant.shape)
-    asked = (f"--limit={name}={flags[name]}" for name in translate.LIMITS if name in flags)
+    asked = [f"--limit={name}={flags[name]}" for name in translate.LIMITS if name in flags]
+    timed = "output_timing_cache" in flags
+    asked += [f"--timing-cache={{warm}}/{translate.TIMING_CACHE}"] if timed else []
     return Action(
         name=f"engine:{variant.name}",
         stage="engine",
@@ -142,6 +144,7 @@ def engine(variant: Variant, point: Point, made_from: str, options: Options) -> 
         toolchain=_toolchain(point.toolchain),
         platform=f"sm{wanted.sm}",
         runner=point.toolchain.runner,
+        warm=f"trtllm-{release.version}-sm{wanted.sm}" if timed else "",
         gpus=min(workers, point.platform.gpus if point.platform else workers),
     )
 

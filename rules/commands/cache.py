@@ -38,7 +38,8 @@ class CacheCommand(EngineCommand):
         "pin TARGET... | unpin TARGET... | push TARGET... | pull TARGET..."
     )
     doc_description = (
-        "gc never removes what a checkout's artifacts were made with, unless --all, nor what is pinned. pin keeps what "
+        "gc never removes what a checkout's artifacts were made with, unless --all, nor what is pinned. With --age it "
+        "also removes the timing caches (status calls them warm) that no build wrote to for so long. pin keeps what "
         "a target is now, with all that it is made from. push and pull take what plan "
         "takes; pull brings the bytes too, so that a machine without a network can build from them."
     )
@@ -66,6 +67,8 @@ def _status(space: Workspace, options: dict[str, Any], targets: list[str]) -> in
     print(f"store    {cache.store.root}")
     print(f"         {found.results} results, {found.blobs} blobs, {_size(found.size)}, {_size(found.loose)} loose")
     print(f"remote   {cache.remote.url if cache.remote else 'none'}{f', {cache.mode}' if cache.remote else ''}")
+    for name, size in upkeep.warm(cache.store).items():
+        print(f"warm     {name}, {_size(size)}")
     for target, keys in sorted(upkeep.pinned(cache.store).items()):
         print(f"pinned   {target}, {len(keys)} results")
     print(f"trusted  {', '.join(sorted(cache.trusted)) or 'anybody who can write to the remote'}")
@@ -91,7 +94,9 @@ def _gc(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  
     limits = Limits(size=_bytes(options["size"]), age_s=_days(options["age"]))
     wanted = {artifacts.folder(name) for name in space.plan.actions}
     upkeep.sweep_work(artifacts.root, wanted, limits.grace_s)
-    print(f"{_size(upkeep.collect(store, keep, limits))} freed")
+    freed = upkeep.collect(store, keep, limits)
+    freed += 0 if limits.age_s is None else upkeep.cool(store, limits.age_s)
+    print(f"{_size(freed)} freed")
     return 0
 
 

@@ -21,9 +21,9 @@ from rules.action import Files, Input
 from rules.errors import Problem, StepFailed
 from rules.runners import local
 
-__all__ = ["OUT", "PYTHON", "SCRATCH", "Call", "inside", "line", "mismatches", "owner", "run"]
+__all__ = ["OUT", "PYTHON", "SCRATCH", "WARM", "Call", "inside", "line", "mismatches", "owner", "run"]
 
-OUT, SCRATCH, PYTHON = "/out", "/scratch", "python3"
+OUT, SCRATCH, WARM, PYTHON = "/out", "/scratch", "/warm", "python3"
 _LABEL = "doit-engines"
 _SHM = "32g"  # for NCCL and for Triton's Python backend; docker's own 64 MiB is what fills up
 _ULIMITS = ("memlock=-1", "stack=67108864")  # as NVIDIA's containers ask for when they start

@@ -1,6 +1,10 @@
 """Build an engine by the command after `--`, then verify it: every violation is named at once.
 
-    trtllm_engine.py --release V --tp-size N --pp-size N [--limit NAME=VALUE ...] --out DIR -- trtllm-build ...
+    trtllm_engine.py --release V --tp-size N --pp-size N [--limit NAME=VALUE ...] [--timing-cache FILE] --out DIR
+                     -- trtllm-build ...
+
+FILE is what earlier builds have timed. The build is given a copy of that name in the current folder, and what it makes
+of that replaces FILE in one step, once the engine is verified: builds may run side by side and may be killed.
 
 Runs inside the toolchain, so only the standard library is used. When memory ends, the build says it in many ways or,
 killed by signal 9, not at all: here it is one error with the numbers.
@@ -9,7 +13,9 @@ killed by signal 9, not at all: here it is one error with the numbers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,6 +38,7 @@ def main() -> int:
     """The command's exit status; when it is 0, 1 if what it wrote is not as asked."""
     args = arguments()
     memory = Memory()
+    warm(args.timing_cache)
     try:
         code, seen = run(args.command)
     except OSError as problem:
@@ -47,6 +54,7 @@ def main() -> int:
         lines = "\n".join(f"    {line}" for line in found)
         print(f"error: the engine is not what was asked for\n{lines}", file=sys.stderr)
         return 1
+    keep(args.timing_cache)
     print(f"verified: TensorRT-LLM {args.release}, {args.tp_size * args.pp_size} ranks", flush=True)
     return 0
 
@@ -58,9 +66,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tp-size", type=int, required=True)
     parser.add_argument("--pp-size", type=int, required=True)
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help="of build_config")
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("command", nargs="+")
     return parser.parse_args()
+
+
+def warm(shared: Path | None) -> None:
+    """A copy of the timing cache in the current folder. Without one everything is timed, as the first time."""
+    if shared:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(shared, shared.name)
+
+
+def keep(shared: Path | None) -> None:
+    """Puts the current folder's timing cache in the shared one's place. An engine is no worse without it."""
+    if not shared or not Path(shared.name).is_file():
+        return
+    new = shared.with_name(f".{shared.name}.{os.uname().nodename}-{os.getpid()}")
+    try:
+        shutil.copyfile(shared.name, new)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(shared)
+    except OSError as problem:
+        print(f"the timing cache is not kept: {problem.strerror}", flush=True)
+        with contextlib.suppress(OSError):
+            new.unlink()
 
 
 class Memory(threading.Thread):

@@ -63,7 +63,8 @@ def _parsed(text: str) -> dict[str, Any]:
 def test_an_engine_is_one_command_for_all_ranks_on_a_declared_platform(tmp_path: Path) -> None:
     engine = _one(planned(toml(parallelism='["tp4pp2"]'), tmp_path), "engine")
     _, typed = " ".join(engine.argv).split(" -- ")
-    assert typed.startswith("trtllm-build --checkpoint_dir {checkpoint} --output_dir {out} --workers 8 ")
+    assert typed.startswith("trtllm-build --checkpoint_dir {checkpoint} --output_dir {out} --input_timing_cache ")
+    assert " --workers 8 " in typed
     assert engine.outputs == ("config.json", *(f"rank{rank}.engine" for rank in range(8)))
     assert (engine.platform, engine.gpus) == ("sm90", 8)
 
@@ -74,12 +75,23 @@ def test_an_engine_is_verified_against_what_was_asked_for(tmp_path: Path) -> Non
     assert verify == (
         "{python} -I {tool} --release=0.11.0 --tp-size=4 --pp-size=2 --limit=max_batch_size=8"
         " --limit=max_input_len=2048 --limit=max_seq_len=3072 --limit=max_beam_width=1 --limit=max_num_tokens=8192"
-        " --out={out}"
+        " --timing-cache={warm}/model.cache --out={out}"
     )
     tool = dict(engine.inputs)["tool"]
     assert isinstance(tool, Files)
     offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
     assert {word.partition("=")[0] for word in verify.split()[3:]} == offered
+
+
+def test_engines_of_one_release_and_gpu_share_a_timing_cache(tmp_path: Path) -> None:
+    def engine(release: str, sm: int = 90, **entry: str) -> Action:
+        return _one(planned(toml(release, sm=sm, **entry), tmp_path), "engine")
+
+    assert engine("0.11.0").warm == engine("0.11.0", precisions='["bf16"]').warm == "trtllm-0.11.0-sm90"
+    assert len({engine("0.11.0").warm, engine("0.12.0").warm, engine("0.11.0", sm=80).warm}) == 3
+    assert "--input_timing_cache model.cache --output_timing_cache model.cache" in " ".join(engine("0.11.0").argv)
+    old = engine("0.8.0", source='"hf:meta-llama/Llama-2-7b-chat-hf"')
+    assert (old.warm, "timing" in " ".join(old.argv)) == ("", False), "its flag is read by nothing"
 
 
 def test_workers_bound_the_gpus_that_are_leased(tmp_path: Path) -> None:

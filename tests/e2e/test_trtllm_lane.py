@@ -79,6 +79,9 @@ def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoil
     assert (config["version"], config["build_config"]["max_batch_size"]) == ("0.10.0", 8)
     assert config["pretrained_config"]["quantization"]["quant_algo"] == "FP8"
     assert not list((engine / "containers").iterdir())
+    logs = [path.read_text() for path in (space.root / "artifacts" / "logs" / "engine").glob("*.log")]
+    assert sorted(text.partition(" timings loaded")[0][-1] for text in logs) == ["0", "1"], "the second is the quicker"
+    assert "warm     trtllm-0.10.0-sm90, " in space.run("cache", "status").out
 
     calls = (engine / "calls.jsonl").read_text().count("\n")
     again = space.run("build:tiny", **env)

@@ -128,7 +128,7 @@ def test_the_line_that_plan_shows_is_the_line_that_runs(box: Box) -> None:
     tool = box.root / "tool.txt"
     tool.write_text("text")
     code = "(out / 'a').write_text(places[0].read_text())"
-    made = box.contained(code, gpus=2, env=(("MODE", "{tool}"),))
+    made = box.contained(code, gpus=2, env=(("MODE", "{tool}"),), warm="timings")
     made = box.graph["s:a"] = replace(
         made, argv=(*made.argv, "{tool}"), inputs=(("tool", Files(root=str(tool), members=(("", "0" * 64),))),)
     )
@@ -139,6 +139,7 @@ def test_the_line_that_plan_shows_is_the_line_that_runs(box: Box) -> None:
         word for word in shown if not word.startswith(("--name", '"device'))
     ]
     assert '"device=3,5"' in ran, "the leased ones"
+    assert f"--mount=type=bind,source={box.store.root}/warm/timings,target=/warm" in ran
     assert f"--mount=type=bind,source={tool},target=/in/tool.txt,readonly" in ran
     assert ran[-1] == "/in/tool.txt", "readers go by the suffix"
     assert "--env=MODE=/in/tool.txt" in ran

@@ -47,9 +47,19 @@ def main(release: str) -> None:
         if fails != "quiet" or rank:
             (out / f"rank{rank}.engine").write_text(f"engine of rank {rank}, {weights} bytes of weights\n", "utf-8")
     broken(fails)
+    timed(args)
     build = {name: value for name, value in vars(args).items() if name not in {"checkpoint_dir", "output_dir"}}
     whole = {"version": release, "pretrained_config": config, "build_config": build}
     (out / "config.json").write_text(json.dumps(whole, indent=4) + "\n", "utf-8")
+
+
+def timed(args: argparse.Namespace) -> None:
+    """Reads the input timing cache, if that file exists, and writes the output one, as releases from 0.9.0 do."""
+    if getattr(args, "output_timing_cache", None):
+        given = Path(args.input_timing_cache or "")
+        before = given.read_text("utf-8") if given.is_file() else ""
+        print(f"[TRT] [I] {before.count(chr(10))} timings loaded", flush=True)
+        Path(args.output_timing_cache).write_text(f"{before}timings for a batch of {args.max_batch_size}\n", "utf-8")
 
 
 def broken(fails: str) -> None:

@@ -31,14 +31,22 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def _build(
-    checkpoint: Path, out: Path, *more: str, release: str = "0.10.0", build: tuple[str, ...] = (), fails: str = ""
+    checkpoint: Path,
+    out: Path,
+    *more: str,
+    release: str = "0.10.0",
+    build: tuple[str, ...] = (),
+    fails: str = "",
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     program = trtllm_build.install(checkpoint.parent, release)
     command = [str(program), f"--checkpoint_dir={checkpoint}", f"--output_dir={out}", "--max_batch_size=8", *build]
     wanted = [f"--release={release}", "--tp-size=4", "--pp-size=2", "--limit=max_batch_size=8", f"--out={out}", *more]
     argv = [sys.executable, "-I", str(TOOL), *wanted, "--", *command]
     env = {**os.environ, "STANDIN_FAILS": fails}
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
+    return subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=60, env=env, cwd=cwd or checkpoint.parent
+    )
 
 
 @pytest.mark.parametrize("release", versions())
@@ -110,3 +118,41 @@ def test_a_program_that_there_is_not_is_told(tmp_path: Path, out: Path) -> None:
     done = subprocess.run([sys.executable, "-I", str(TOOL), *wanted], capture_output=True, text=True, check=False)
     assert done.returncode == 127
     assert "trtllm-build cannot be started\n    reason  No such file" in done.stderr
+
+
+TIMED = ("--input_timing_cache=model.cache", "--output_timing_cache=model.cache")
+
+
+def _timed(checkpoint: Path, folder: Path, warm: Path, fails: str = "") -> subprocess.CompletedProcess[str]:
+    """A build in a folder of its own, as the workbench runs it."""
+    (folder / "out").mkdir(parents=True)
+    shared = f"--timing-cache={warm / 'model.cache'}"
+    return _build(checkpoint, folder / "out", shared, build=TIMED, fails=fails, cwd=folder)
+
+
+def test_what_one_build_timed_the_next_does_not_time_again(checkpoint: Path, tmp_path: Path) -> None:
+    warm = tmp_path / "warm"
+    warm.mkdir()
+    first, second = (_timed(checkpoint, tmp_path / name, warm) for name in ("1", "2"))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "0 timings loaded" in first.stdout
+    assert "1 timings loaded" in second.stdout
+    assert (warm / "model.cache").read_text() == 2 * "timings for a batch of 8\n"
+    assert [path.name for path in warm.iterdir()] == ["model.cache"], "and nothing half-written"
+    config = (tmp_path / "2/out/config.json").read_text()
+    assert "warm" not in config, "an engine's bytes do not say where its timings were"
+    assert not list((tmp_path / "2/out").glob("*cache*"))
+
+
+@pytest.mark.parametrize("fails", ["killed", "rank7", "quiet"])
+def test_a_build_that_fails_leaves_the_timings_as_they_were(checkpoint: Path, tmp_path: Path, fails: str) -> None:
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm/model.cache").write_text("before\n")
+    assert _timed(checkpoint, tmp_path / "1", tmp_path / "warm", fails).returncode == 1
+    assert {path.name: path.read_text() for path in (tmp_path / "warm").iterdir()} == {"model.cache": "before\n"}
+
+
+def test_timings_that_cannot_be_kept_cost_no_engine(checkpoint: Path, tmp_path: Path) -> None:
+    done = _timed(checkpoint, tmp_path / "1", tmp_path / "gone")
+    assert done.returncode == 0, done.stderr
+    assert "the timing cache is not kept: No such file" in done.stdout
