@@ -11,7 +11,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
 WHAT: tuple[tuple[str, ...], ...] = (
     ("gates", "pins", "release", "source"),
     ("spec",),
-    ("flags", "steps", "variant"),
+    ("flags", "launcher", "steps", "variant"),
     ("case", "translate"),
     ("engine_rules", "serving_rules"),
     ("quantizer",),
@@ -30,8 +30,9 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("outlook",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
-    ("workspace", "report", "state"),
-    ("tasks",),
+    ("workspace", "report", "state", "built", "placement"),
+    ("server",),
+    ("tasks", "serving"),
     ("commands",),
     ("commands.affected", "commands.plan", "commands.render", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.why"),

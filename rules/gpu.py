@@ -14,14 +14,14 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from rules.errors import Problem, StepFailed
 
-__all__ = ["Gpus", "Lease", "machine"]
+__all__ = ["Card", "Gpus", "Lease", "cards", "machine"]
 
 _POLL_SECONDS = 0.2
 
@@ -34,12 +34,24 @@ class Lease:
     descriptors: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A GPU as the driver describes it: compute capability x 10, bytes of memory in all and free."""
+
+    device: str
+    sm: int
+    total: int
+    free: int
+    name: str
+
+
 class Gpus:
     """`devices` by their names for CUDA, with lock files in the folder `locks`."""
 
     def __init__(self, devices: tuple[str, ...], locks: Path) -> None:
         self.devices = devices
         self._locks = locks
+        self._held = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def lease(self, count: int, heard: Callable[[str], None]) -> Iterator[Lease]:
@@ -54,6 +66,32 @@ class Gpus:
         with contextlib.ExitStack() as stack:
             held = self._wait(count, heard, stack) if count else {}
             yield Lease(devices=tuple(held), descriptors=tuple(file.fileno() for file in held.values()))
+
+    def hold(self, devices: Sequence[str]) -> Lease:
+        """Holds these GPUs until this process and what it starts have ended. Raises StepFailed when one is taken."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            held = {device: opened.enter_context(self._open_lock(device)) for device in dict.fromkeys(devices)}
+            for device, file in held.items():
+                if not _locked(file):
+                    hint = "wait for it, end it (doit stop), or name others with --gpus"
+                    raise StepFailed(Problem(what=f"GPU {device} is in use by another doit", hint=hint))
+                os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - os.set_inheritable's own signature
+            self._held.push(opened.pop_all())
+        return Lease(devices=tuple(held), descriptors=tuple(file.fileno() for file in held.values()))
+
+    def let_go(self) -> None:
+        """Holds none any more; what was started goes on holding them."""
+        self._held.close()
+
+    def idle(self) -> tuple[str, ...]:
+        """The GPUs that no other doit holds right now."""
+        self._locks.mkdir(parents=True, exist_ok=True)
+        return tuple(device for device in self.devices if self._is_idle(device))
+
+    def _is_idle(self, device: str) -> bool:
+        with self._open_lock(device) as file:
+            return _locked(file)
 
     def _wait(self, count: int, heard: Callable[[str], None], stack: contextlib.ExitStack) -> dict[str, IO[str]]:
         self._locks.mkdir(parents=True, exist_ok=True)
@@ -75,10 +113,8 @@ class Gpus:
         """`count` locked files, or none at all."""
         held: dict[str, IO[str]] = {}
         for device in self.devices:
-            file = self._open(f"gpu-{device.replace('/', '-')}")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            file = self._open_lock(device)
+            if not _locked(file):
                 file.close()
                 continue
             held[device] = file
@@ -88,11 +124,23 @@ class Gpus:
             file.close()
         return {}
 
+    def _open_lock(self, device: str) -> IO[str]:
+        return self._open(f"gpu-{device.replace('/', '-')}")
+
     def _open(self, name: str) -> IO[str]:
         path = self._locks / name
         with contextlib.suppress(FileExistsError):
             path.touch(mode=0o666, exist_ok=False)
         return path.open("a", encoding="utf-8")
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock could be had at once."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @functools.cache
@@ -103,10 +151,29 @@ def machine() -> Gpus:
     return Gpus(devices, Path(tempfile.gettempdir()) / "doit-engines-gpus")
 
 
+def cards() -> tuple[Card, ...]:
+    """The GPUs that this process may use as they are now, in the order in which CUDA sees them."""
+    rows = _queried("index", "uuid", "compute_cap", "memory.total", "memory.free", "name")
+    found = {key: row for row in rows for key in row[:2]}
+    return tuple(_card(device, *found[device][2:]) for device in machine().devices if device in found)
+
+
+def _card(device: str, capability: str, total: str, free: str, name: str) -> Card:
+    """nvidia-smi writes memory in MiB, and [N/A] for what it cannot tell: then it is 0."""
+    sm, whole, left = (int(text) if text.isdigit() else 0 for text in (capability.replace(".", ""), total, free))
+    return Card(device=device, sm=sm, total=whole << 20, free=left << 20, name=name)
+
+
 def _asked_driver() -> tuple[str, ...]:
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return tuple(index for (index,) in _queried("index"))
+
+
+def _queried(*fields: str) -> list[list[str]]:
+    """A row per GPU; none where there is no driver."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip())
+        return []
+    rows = ([cell.strip() for cell in line.split(",")] for line in listed.stdout.splitlines() if line.strip())
+    return [row for row in rows if len(row) == len(fields)]

@@ -32,7 +32,7 @@ __all__ = [
 HERE = Path(__file__).parent / "releases"
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
-Program = Literal["build", "convert_gpt", "convert_llama", "convert_qwen", "quantize"]
+Program = Literal["build", "convert_gpt", "convert_llama", "convert_qwen", "quantize", "launch"]
 Sure = Literal["exact", "inferred", "assumed"]
 
 

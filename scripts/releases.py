@@ -51,6 +51,7 @@ PROGRAMS = {
     "convert_llama": "convert_checkpoint.llama",
     "convert_qwen": "convert_checkpoint.qwen",
     "quantize": "quantize",
+    "launch": "launch_triton_server",
 }
 # The words that a setting may be, where the facts list them in prose; `decoding_mode` grew with the releases.
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -103,7 +104,7 @@ def release_text(facts: Path, version: str) -> str:
     found = {name: made for name, made in tables.items() if made}
     sections: dict[str, dict[str, Any]] = {
         "certainty": {**{name: certainty(made) for name, made in found.items()}, "triton": sure},
-        "scripts": {name: script(name, version) for name in found if name != "build"},
+        "scripts": {name: script(name, version) for name in found if name not in ("build", "launch")},
         "pins": pins(facts, version),
         "containers": containers(facts, version),
         **{name: dict(map(flag, made["flags"])) for name, made in found.items()},

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rules.errors import StepFailed
-from rules.gpu import Gpus
+from rules.gpu import Gpus, cards, machine
+from tests.standins import triton
 
 FOUR = ("0", "1", "2", "3")
 HOLDER = """
@@ -103,3 +104,43 @@ def test_a_request_that_waits_for_all_is_not_starved_by_requests_for_one(tmp_pat
     big.join(10)
     small.join(10)
     assert order == ["all", "one"]
+
+
+def test_held_gpus_stay_held_until_their_holder_and_what_it_started_have_ended(tmp_path: Path) -> None:
+    gpus = Gpus(FOUR, tmp_path)
+    gpus.hold(["1", "3"])
+    assert Gpus(FOUR, tmp_path).idle() == ("0", "2")
+    with pytest.raises(StepFailed, match="GPU 3 is in use by another doit"):
+        Gpus(FOUR, tmp_path).hold(["2", "3"])
+    assert Gpus(FOUR, tmp_path).idle() == ("0", "2"), "a refusal takes nothing"
+    child = subprocess.Popen(["/bin/sh", "-c", "read _"], stdin=subprocess.PIPE, close_fds=False)
+    gpus.let_go()
+    assert Gpus(FOUR, tmp_path).idle() == ("0", "2"), "the child has them"
+    child.communicate(b"\n")
+    assert Gpus(FOUR, tmp_path).idle() == FOUR
+
+
+def test_cards_are_those_that_may_be_used_in_the_order_in_which_cuda_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton.install(tmp_path / "standins", tmp_path / "path", gpus=4, free=1024)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"), prepend=":")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2,0")
+    machine.cache_clear()
+    try:
+        first, second = cards()
+        assert (first.device, second.device) == ("GPU-2", "0")
+        assert (first.sm, first.free, first.name) == (90, 1 << 30, "NVIDIA H100 80GB HBM3")
+    finally:
+        machine.cache_clear()
+
+
+def test_what_the_driver_cannot_tell_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    triton.install(tmp_path / "standins", tmp_path / "path", gpus=1, sm="[N/A]")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine.cache_clear()
+    try:
+        assert [card.sm for card in cards()] == [0]
+    finally:
+        machine.cache_clear()

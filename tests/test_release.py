@@ -17,7 +17,7 @@ from rules.release import having, load, nearest_hint, number, versions, with_ima
 Golden = Callable[[str, str], None]
 
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
-PROGRAMS: tuple[release.Program, ...] = ("build", "convert_gpt", "convert_llama", "convert_qwen", "quantize")
+PROGRAMS: tuple[release.Program, ...] = ("build", "convert_gpt", "convert_llama", "convert_qwen", "quantize", "launch")
 ENDS = ["0.8.0", "0.9.0", "0.10.0", "0.18.1", "1.2.1"]
 
 

@@ -1,12 +1,16 @@
-"""`doit serve [NAME...]`: the built repositories behind one real Triton server.
+"""`doit serve [NAME...]`: the built repositories behind real Triton servers.
 
-In the foreground doit becomes rules/tools/serve.py, so that Ctrl-C, SIGTERM and the exit code are that program's.
-With --detach it runs in a session of its own; `artifacts/server/<id>.json` says what runs, for `doit stop`.
+Variants of the embedded lane share one server (rules/tools/serve.py); those of the TensorRT-LLM lane have one each, or
+an orchestrator, on GPUs of their own (rules/tools/launch.py). In the foreground doit becomes that program, so that
+Ctrl-C, SIGTERM and the exit code are that program's. With --detach it runs in a session of its own;
+`artifacts/server/<id>.json` says what runs, for `doit stop`.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -16,14 +20,18 @@ from typing import Any
 from doit.doit_cmd import DoitMain
 from doit.exceptions import InvalidCommand
 
+from rules import backend, placement
 from rules.commands import EngineCommand
 from rules.errors import BuildError, Misconfigured, Problem
+from rules.server import Server
+from rules.serving import Wish, servers, unwise
 from rules.tasks import here
+from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["Serve", "build", "detach", "foreground", "repositories", "tool_argv"]
+__all__ = ["Serve", "build", "detach", "foreground", "launch_argv", "repositories", "shown", "tool_argv"]
 
-_TOOL = Path(__file__).parents[1] / "tools" / "serve.py"
+_TOOLS = Path(__file__).parents[1] / "tools"
 _PORTS = (("http", 8000), ("grpc", 8001), ("metrics", 8002))
 
 
@@ -41,23 +49,103 @@ class Serve(EngineCommand):
         ),
         {"name": "host", "long": "host", "type": str, "default": "127.0.0.1", "help": "address to listen on"},
         {"name": "detach", "long": "detach", "type": bool, "default": False, "help": "return once it is ready"},
+        {"name": "dry_run", "long": "dry-run", "type": bool, "default": False, "help": "show the command lines only"},
+        {"name": "gpus", "long": "gpus", "type": str, "default": "", "help": "a list per server: 0,1;2,3"},
+        {"name": "instances", "long": "instances", "type": int, "default": 1, "help": "servers per variant"},
+        {"name": "orchestrator", "long": "orchestrator", "type": bool, "default": False, "help": "one server for all"},
+        {"name": "verbose_log", "long": "verbose-log", "type": bool, "default": False, "help": "Triton's level 3"},
     )
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
-        """Serves until a signal, or returns when the detached server is ready."""
+        """Serves until a signal, or returns when the detached servers are ready."""
         try:
-            variants = [variant.name for variant in here().chosen(pos_args)]
-            failed = build(variants)
+            variants = here().chosen(pos_args)
+            on_gpus = _lane(here(), variants) == "gpu"
+            wish = _wish(opt_values, on_gpus=on_gpus)
+            failed = build([variant.name for variant in variants]) if wish.real else 0
             if failed:
                 return failed
-            space = here()
-            chosen = repositories(space, pos_args)
+            base = here().executor.artifacts.root / "server" / str(os.getpid())
+            argv = _on_gpus(variants, wish, base) if on_gpus else _on_cpu(pos_args, wish, base)
         except BuildError as error:
             raise InvalidCommand(str(error)) from error
-        ports = {name: int(opt_values[f"{name}_port"]) for name, _ in _PORTS}
-        folder = space.executor.artifacts.root / "server"
-        argv = tool_argv(chosen, ports, str(opt_values["host"]), folder / str(os.getpid()))
-        return detach(argv, folder / str(os.getpid())) if opt_values["detach"] else foreground(argv)
+        if not argv:
+            return 0
+        return detach(argv, base) if opt_values["detach"] else foreground(argv)
+
+
+def _lane(space: Workspace, variants: list[Variant]) -> str:
+    """What they run on, cpu or gpu: the two have servers of different kinds."""
+    kinds = {
+        variant.name: backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device for variant in variants
+    }
+    if len(set(kinds.values())) > 1:
+        facts = tuple(kinds.items())
+        raise Misconfigured(Problem(what="one server cannot serve both", facts=facts, hint="call doit serve for each"))
+    return next(iter(kinds.values()))
+
+
+def _wish(options: Mapping[str, Any], *, on_gpus: bool) -> Wish:
+    """What was typed. Raises Misconfigured when it is about GPUs and there are none, or is no list of them."""
+    typed = [
+        name for name in ("gpus", "instances", "orchestrator", "verbose_log") if options[name] not in ("", 1, False)
+    ]
+    if typed and not on_gpus:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        raise Misconfigured(Problem(what=f"{flags}: these variants run on the CPU", hint="leave it out"))
+    lists = [part.split(",") for part in str(options["gpus"]).split(";")] if options["gpus"] else []
+    if int(options["instances"]) < 1 or any(not device.strip() for devices in lists for device in devices):
+        hint = "as in --gpus '0,1;2,3' --instances 2"
+        raise Misconfigured(Problem(what="--gpus or --instances cannot be read", hint=hint))
+    http, grpc, metrics = (int(options[f"{name}_port"]) for name, _ in _PORTS)
+    return Wish(
+        ports=(http, grpc, metrics),
+        host=str(options["host"]),
+        gpus=tuple(tuple(device.strip() for device in devices) for devices in lists),
+        instances=int(options["instances"]),
+        mode="orchestrator" if options["orchestrator"] else "leader",
+        verbose=bool(options["verbose_log"]),
+        real=not options["dry_run"],
+    )
+
+
+def _on_cpu(names: list[str], wish: Wish, base: Path) -> list[str]:
+    """The command line of the embedded lane's server; empty when it is only to be shown."""
+    space = here()
+    ports = dict(zip(("http", "grpc", "metrics"), wish.ports, strict=True))
+    if wish.real:
+        return tool_argv(repositories(space, names), ports, wish.host, base)
+    folders = {one.name: space.executor.artifacts.folder(f"build:{one.name}") for one in space.chosen(names)}
+    print(shlex.join(tool_argv(folders, ports, wish.host, base)))
+    return []
+
+
+def _on_gpus(variants: list[Variant], wish: Wish, base: Path) -> list[str]:
+    """The command line of the TensorRT-LLM lane's servers; empty when they are only to be shown."""
+    made = servers(here(), variants, wish, base)
+    if not wish.real:
+        print("\n\n".join(map(shown, made)))
+        return []
+    for problem in unwise(made):
+        print(f"warning: {problem}", file=sys.stderr)
+    return launch_argv(made, base)
+
+
+def shown(server: Server) -> str:
+    """What a person could type: a line for what it is, then the variables and the command, an argument block a line."""
+    text = server.text()
+    words = [f"{name}={shlex.quote(value)}" for name, value in text["env"].items()]
+    line = shlex.join(text["argv"]).replace(" : ", " : \\\n    ").replace(" mpirun ", " \\\n  mpirun ", 1)
+    ports = ", ".join(f"{name} {port}" for name, port in text["ports"].items())
+    head = f"# {text['name']}: GPUs {','.join(server.devices)}, {ports}"
+    return "\n".join([head, " ".join([*words, line]).replace("{pid}", str(os.getpid()))])
+
+
+def launch_argv(made: list[Server], base: Path) -> list[str]:
+    """The command line of rules/tools/launch.py. Servers that share a GPU start one after the other."""
+    wait = ["--one-by-one"] if placement.shared([place for server in made for place in server.places]) else []
+    named = [f"--server={json.dumps(server.text())}" for server in made]
+    return [sys.executable, "-I", str(_TOOLS / "launch.py"), *named, *wait, f"--state={base}.json"]
 
 
 def build(variants: list[str]) -> int:
@@ -80,7 +168,7 @@ def tool_argv(chosen: Mapping[str, Path], ports: Mapping[str, int], host: str, b
     named = [f"--repository={name}={folder}" for name, folder in chosen.items()]
     listening = [f"--{name}-port={port}" for name, port in ports.items()]
     files = [f"--log={base}.log", f"--state={base}.json"]
-    return [sys.executable, "-I", str(_TOOL), *named, f"--host={host}", *listening, *files]
+    return [sys.executable, "-I", str(_TOOLS / "serve.py"), *named, f"--host={host}", *listening, *files]
 
 
 def foreground(argv: list[str]) -> int:

@@ -48,8 +48,9 @@ _ASK += "print(json.dumps({one.metadata['Name']: one.version for one in all()}))
 class Call:
     """A command in a container. `argv` and `env` are as seen inside.
 
-    `reads` and `writes` are (path inside, path on the host), `devices` GPUs by index or UUID, `ports` (host, inside).
-    Without `ports` there is no network. `user` is `uid:gid`; `owner` tells whose container it is.
+    `reads` and `writes` are (path inside, path on the host), `devices` GPUs by index or UUID, `ports` (host, inside),
+    on the host's `address` or on all. Without `ports` there is no network. `user` is `uid:gid`; `owner` tells whose
+    container it is.
     """
 
     program: Literal["docker", "podman"]
@@ -61,6 +62,7 @@ class Call:
     writes: Sequence[tuple[str, str]] = ()
     devices: Sequence[str] = ()
     ports: Sequence[tuple[int, int]] = ()
+    address: str = ""
     user: str
     owner: str = ""
 
@@ -80,7 +82,7 @@ def line(call: Call) -> list[str]:
         *_gpus(call),
         f"--shm-size={_SHM}",
         *(f"--ulimit={limit}" for limit in _ULIMITS),
-        *(f"--publish={host}:{port}" for host, port in call.ports),
+        *(f"--publish={_bound(call.address)}{host}:{port}" for host, port in call.ports),
         *([] if call.ports else ["--network=none"]),
         *keep,
         f"--user={call.user}",
@@ -91,6 +93,10 @@ def line(call: Call) -> list[str]:
         call.image,
         *call.argv,
     ]
+
+
+def _bound(address: str) -> str:
+    return f"[{address}]:" if ":" in address else address and f"{address}:"
 
 
 def _gpus(call: Call) -> list[str]:

@@ -12,8 +12,9 @@ import pytest
 
 from rules.commands.serve import detach, tool_argv
 from rules.commands.stop import stop_all
+from tests.lane import toml
 from tests.serving import echo_repository
-from tests.space import Space
+from tests.space import SPEC, Space
 
 NAME = "m_int8_wo_isl256_osl64_bs8"
 FREE = {"http": 0, "grpc": 0, "metrics": 0}
@@ -58,6 +59,39 @@ def test_a_command_line_names_every_variant_and_port() -> None:
         "--log=/y/7.log",
         "--state=/y/7.json",
     ]
+
+
+def test_a_dry_run_shows_what_would_be_typed_and_builds_nothing(workspace: Space) -> None:
+    workspace.write("models.toml", toml("0.11.0", "docker", parallelism='["tp4pp2"]'))
+    shown = workspace.build("serve", "m", "--dry-run", "--http-port", "8400", "--gpus=0,1,2,3,4,5,6,7")
+    assert shown.startswith("# m_tp4pp2_fp16_isl2048_osl1024_bs8: GPUs 0,1,2,3,4,5,6,7, http 8400, grpc 8001")
+    assert "--gpus '\"device=0,1,2,3,4,5,6,7\"' --shm-size=32g" in shown
+    assert shown.count("--load-model=tensorrt_llm") == 7
+    assert workspace.ran() == []
+    assert not (workspace.root / "artifacts" / "server").exists()
+
+
+def test_the_embedded_lane_has_a_dry_run_and_no_gpus(workspace: Space) -> None:
+    assert f"--repository={NAME}=" in workspace.build("serve", "m", "--dry-run")
+    refused = workspace.run("serve", "m", "--gpus", "0", "--instances=2")
+    assert refused.rc == 3
+    assert "--gpus, --instances: these variants run on the CPU" in refused.err
+    assert workspace.ran() == []
+
+
+def test_variants_of_both_lanes_are_not_served_together(workspace: Space) -> None:
+    workspace.write("models.toml", SPEC + toml("0.11.0", "docker").replace("models.m]", "models.g]"))
+    refused = workspace.run("serve", "m", "g")
+    assert refused.rc == 3
+    assert "one server cannot serve both" in refused.err
+
+
+@pytest.mark.parametrize("typed", ["--gpus=0,;1", "--gpus=,", "--instances=0"])
+def test_what_cannot_be_read_is_refused(workspace: Space, typed: str) -> None:
+    workspace.write("models.toml", toml("0.11.0", "docker"))
+    refused = workspace.run("serve", "m", "--dry-run", typed)
+    assert refused.rc == 3
+    assert "--gpus or --instances cannot be read" in refused.err
 
 
 @pytest.mark.server

@@ -121,7 +121,8 @@ def started(folder: Path, images: dict[str, dict[str, object]], argv: list[str])
         folder,
         args,
         command,
-        {name: on_host(value, mounts) for name, value in environment.items()} | {"STANDIN_GPUS": gpus},
+        {name: on_host(value, mounts) for name, value in environment.items()}
+        | {"STANDIN_GPUS": gpus, "STANDIN_PORTS": ",".join(args.publish)},
         mounts.get(args.workdir, "/"),
     )
 

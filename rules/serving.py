@@ -1,0 +1,160 @@
+"""Which servers a wish becomes: engines read and checked, GPUs chosen and held, ports given out."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rules import built, gpu, launcher, placement
+from rules.built import Built
+from rules.errors import BuildError, Misconfigured, Problem
+from rules.launcher import Mode
+from rules.runners import docker, local
+from rules.server import Engine, Server, container
+from rules.variant import Variant
+from rules.workspace import Workspace
+
+__all__ = ["Wish", "servers", "unwise"]
+
+_FRACTION = 0.9  # upstream's own for kv_cache_free_gpu_mem_fraction
+_SHM, _SHM_PER_RANK = Path("/dev/shm"), 1 << 30  # noqa: S108
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user asks for. `ports` are the first server's (HTTP, gRPC, metrics), 0 a free one; `gpus` one list per
+    server, or none. `real` is False when it is only to be shown: then nothing is asked of the machine.
+    """
+
+    ports: tuple[int, int, int] = launcher.PORTS
+    host: str = "127.0.0.1"
+    gpus: tuple[tuple[str, ...], ...] = ()
+    instances: int = 1
+    mode: Mode = "leader"
+    verbose: bool = False
+    real: bool = True
+
+
+def servers(space: Workspace, variants: Sequence[Variant], wish: Wish, base: Path) -> list[Server]:
+    """One server per variant and instance; in orchestrator mode one for all. Files of theirs begin with `base`.
+
+    Raises BuildError when engine, image and GPUs do not match. The GPUs are held by this process from now on.
+    """
+    engines = [_engine(space, variant, wish) for variant in variants]
+    problems = [*_mismatches(space, engines, wish), *_unorchestrated(engines, wish)]
+    if problems:
+        raise Misconfigured(problems)
+    several = [engine for engine in engines for _ in range(wish.instances)]
+    places = _places(several, wish)
+    groups = list(zip(([one] for one in several), ([place] for place in places), strict=True))
+    if wish.mode == "orchestrator":
+        groups = [(several, places)]
+    return [
+        Server(
+            engines=group,
+            places=placed,
+            folder=Path(f"{base}.{index}"),
+            host=wish.host,
+            ports=_ports(wish, index),
+            mode=wish.mode,
+            verbose=wish.verbose,
+        )
+        for index, (group, placed) in enumerate(groups)
+    ]
+
+
+def unwise(made: Sequence[Server]) -> list[Problem]:
+    """A /dev/shm too small for the ranks that run on this machine itself."""
+    ranks = sum(len(server.devices) for server in made if not server.engines[0].contained)
+    free = shutil.disk_usage(_SHM).free if ranks and _SHM.exists() else None
+    if free is None or free >= ranks * _SHM_PER_RANK:
+        return []
+    facts = (("free", f"{free / (1 << 30):.2f} GiB"), ("ranks", str(ranks)))
+    hint = "NCCL and Triton's Python backend share it; a container gets more with --shm-size=32g"
+    return [Problem(what=f"{_SHM} is small", facts=facts, hint=hint)]
+
+
+def _engine(space: Workspace, variant: Variant, wish: Wish) -> Engine:
+    """Only shown and not built yet, an engine is taken to be what models.toml says."""
+    folder = space.executor.artifacts.folder(f"build:{variant.name}")
+    try:
+        found = built.read(folder / "tensorrt_llm" / "1" / "engine")
+    except BuildError:
+        if wish.real:
+            raise
+        found = Built(version="", ranks=(0,) * variant.parallelism.world_size, request=0, batch=variant.shape.batch)
+    action = space.plan.actions[f"engine:{variant.name}"]
+    return Engine(variant=variant, repository=folder, action=action, built=found)
+
+
+def _mismatches(space: Workspace, engines: Iterable[Engine], wish: Wish) -> list[Problem]:
+    """Engines of another version than their toolchain's, and images or installations of another than declared."""
+    problems: list[Problem] = []
+    for engine in engines if wish.real else ():
+        declared = engine.toolchain["tensorrt_llm"]
+        if engine.built.version.partition(".post")[0] != engine.release.version:
+            facts = (("engine", engine.built.version), ("toolchain", declared))
+            hint = "an engine runs only on the release that built it: build it again"
+            problems.append(Problem(what=f"{engine.name}: the engine is of another release", facts=facts, hint=hint))
+        if engine.contained:
+            known = space.executor.artifacts.root / "images"
+            problems += docker.mismatches(container(engine), engine.action.toolchain, known)
+        else:
+            problems += local.mismatches(engine.action.toolchain)
+    return list({str(problem): problem for problem in problems}.values())
+
+
+def _unorchestrated(engines: Sequence[Engine], wish: Wish) -> list[Problem]:
+    if wish.mode == "leader":
+        return []
+    if wish.instances > 1:
+        return [Problem(what="an orchestrator is one server", hint="leave --instances out")]
+    if len({engine.action.toolchain for engine in engines}) > 1:
+        facts = tuple((engine.name, engine.release.version) for engine in engines)
+        return [Problem(what="one orchestrator serves engines of one toolchain", facts=facts)]
+    having = launcher.orchestrating()
+    return [
+        Problem(what=f"release {version} has no orchestrator mode", hint=f"it came with {having[0]}; use leader mode")
+        for version in sorted({engine.release.version for engine in engines} - set(having))
+    ]
+
+
+def _places(engines: Sequence[Engine], wish: Wish) -> list[tuple[str, ...]]:
+    """The GPUs of each engine, held; only shown, they are counted from 0."""
+    demands = [_demand(engine) for engine in engines]
+    placement.require_lists(demands, wish.gpus)
+    if not wish.real:
+        count = iter(range(sum(engine.built.world_size for engine in engines)))
+        return list(wish.gpus) or [tuple(str(next(count)) for _ in engine.built.ranks) for engine in engines]
+    machine = gpu.machine()
+    idle = set(machine.devices if wish.gpus else machine.idle())
+    places = placement.place(demands, [card for card in gpu.cards() if card.device in idle], wish.gpus)
+    machine.hold([device for place in places for device in place])
+    return places
+
+
+def _demand(engine: Engine) -> placement.Demand:
+    fraction = engine.variant.entry.serving.get("kv_cache_free_gpu_mem_fraction", _FRACTION)
+    return placement.Demand(
+        name=engine.name,
+        sm=int(engine.action.platform.removeprefix("sm")),
+        ranks=engine.built.ranks,
+        request=engine.built.request,
+        fraction=float(fraction),
+    )
+
+
+def _ports(wish: Wish, index: int) -> tuple[int, int, int]:
+    """Each server has the three ports after those of the one before; asked for 0, any that are free."""
+    http, grpc, metrics = (port + 3 * index if port else _free(wish.host) for port in wish.ports)
+    return http, grpc, metrics
+
+
+def _free(host: str) -> int:
+    family = socket.getaddrinfo(host, None)[0][0]
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.bind((host, 0))
+        return int(bound.getsockname()[1])
