@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format, text_format
-from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from rules.action import Action, Files
 from rules.plan import Plan
@@ -56,7 +56,7 @@ def _rendered(argv: list[str], out: Path) -> dict[str, str]:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    message = text_format.Parse(text, model_config_pb2.ModelConfig())
+    message = text_format.Parse(text, ModelConfig())
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
@@ -139,26 +139,25 @@ def test_the_smoke_test_runs_where_its_engine_does_and_is_not_shared(tmp_path: P
 
 
 @pytest.mark.parametrize("version", versions())
-def test_a_repository_has_the_public_contract_of_its_release(version: str, tmp_path: Path) -> None:
+def test_a_repository_is_the_contract_of_its_release_filled_in(version: str, tmp_path: Path) -> None:
+    """As protobufs, all of every config: tensors with their order, shapes and options, parameters, steps, batching."""
     source = '"hf:meta-llama/Llama-2-7b-chat-hf"' if version == "0.8.0" else '"hf:Qwen/Qwen2-7B"'
-    plan = planned(toml(version, source=source), tmp_path)
-    texts = _render(_one(plan, "build"), tmp_path / "out")
+    action = _one(planned(toml(version, source=source), tmp_path), "build")
+    texts = _render(action, tmp_path / "out")
+    given = dict(word.removeprefix("--set=").partition("=")[::2] for word in action.argv if word.startswith("--set="))
+    assert given["triton_max_batch_size"] == "8"
+    assert given["decoupled_mode"] == "True"
     for model, text in texts.items():
-        assert "${" not in text
-        config, contract = _parsed(text), load(version).contract[model]
-        for side in ("input", "output"):
-            tensors = [(tensor["name"], tensor["data_type"]) for tensor in config[side]]
-            expected = [(tensor["name"], _filled(tensor["data_type"])) for tensor in contract[side]]
-            assert tensors == expected
-        assert config["max_batch_size"] == 8
-    decoupled = {
-        _parsed(texts[model])["model_transaction_policy"]["decoupled"] for model in ("tensorrt_llm", "tensorrt_llm_bls")
-    }
-    assert decoupled == {True}
-
-
-def _filled(data_type: str) -> str:
-    return {"${logits_datatype}": "TYPE_FP32"}.get(data_type, "TYPE_FP16" if data_type.startswith("$") else data_type)
+        places = {
+            "engine_dir": "/repository/tensorrt_llm/1/engine",
+            "tokenizer_dir": f"/repository/{model}/1/tokenizer",
+        }
+        config = load(version).contract[model]
+        typed = {key: {"string_value": value} for key, value in config.get("parameters", {}).items()}
+        contract = json.dumps({**config, "parameters": typed})
+        filled = re.sub(r"\$\{(\w+)\}", lambda match: {**places, **given}[match[1]], contract)  # noqa: B023
+        wanted = json_format.Parse(filled.replace('"decoupled": "True"', '"decoupled": true'), ModelConfig())
+        assert _parsed(text) == json_format.MessageToDict(wanted, preserving_proto_field_name=True), model
 
 
 @pytest.mark.parametrize("version", ["0.8.0", "0.10.0", "0.11.0", "0.17.0", "1.2.1"])

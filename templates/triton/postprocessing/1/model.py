@@ -4,6 +4,9 @@ It sees one response at a time. A response that carries fewer ids than SEQUENCE_
 is decoded as a continuation: a SentencePiece tokenizer then keeps the space before the first word, so that the
 streamed pieces add up to the text of the whole. The engine only cuts where characters are complete.
 
+In the contracts of releases up to 0.13 all else that the engine says (log-probabilities, logits, the index in a batch)
+passes through here: OUT_X is X, or a zero where the engine said nothing, since their answers have every output.
+
 SEQUENCE_LENGTH may hold one number more than there are beams: the number of a stream whose client may go without the
 engine being told. A request without beams asks how far such streams have come.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,11 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.skip_special = flag(config, "skip_special_tokens", default=True)
         self.seen: dict[int, int] = {}
+        self.passing = {
+            output["name"]: (pb.triton_string_to_numpy(output["data_type"]), len(output["dims"]))
+            for output in config["output"]
+            if output["name"].startswith("OUT_")
+        }
         self.tokenizer = Tokenizer(directory(args, config, "tokenizer_dir"))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -50,7 +59,13 @@ class TritonPythonModel:
         if len(numbers) == beams + 1:
             self._note(numbers[-1], numbers[0])
         output = np.array([line.encode("utf-8") for line in text], np.object_).reshape(tokens.shape[:-1])
-        return pb.InferenceResponse([pb.Tensor("OUTPUT", output)])
+        return pb.InferenceResponse([pb.Tensor("OUTPUT", output), *self._passed(request, tokens.shape[0])])
+
+    def _passed(self, request: Any, rows: int) -> Iterator[Any]:
+        """The tensors that only pass through."""
+        for name, (kind, axes) in self.passing.items():
+            given = pb.get_input_tensor_by_name(request, name.removeprefix("OUT_"))
+            yield pb.Tensor(name, np.zeros((rows, *[1] * axes), kind) if given is None else given.as_numpy())
 
     def _text(self, ids: list[int], length: int) -> str:
         if length > len(ids):

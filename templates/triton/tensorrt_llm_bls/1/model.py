@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 from cancelling import Canceller
-from fields import PREPARED, SERVER_OWN, engine_inputs, preprocessing_inputs, refuse_unset
+from fields import SERVER_OWN, engine_inputs, preprocessing_inputs, refuse_unset
 from tokenizing import flag, parameter
 
 FINAL = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -32,11 +32,14 @@ class TritonPythonModel:
         self._decoupled = pb.using_decoupled_model_transaction_policy(config)
         self._accumulate = flag(config, "accumulate_tokens", default=False)
         suffix = args["model_name"].removeprefix("tensorrt_llm_bls")
-        self._engine = parameter(config, "tensorrt_llm_model_name") or f"tensorrt_llm{suffix}"
+        engine = parameter(config, "tensorrt_llm_model_name") or "tensorrt_llm"
+        self._engine = f"{engine}{suffix}" if engine == "tensorrt_llm" else engine
         self._preprocessing, self._postprocessing = f"preprocessing{suffix}", f"postprocessing{suffix}"
         self._config = config
         names = [output["name"] for output in config["output"] if output["name"] != "text_output"]
         self._outputs = ["output_ids", "sequence_length", *names]
+        # Up to 0.13 postprocessing takes and gives back all of these; 0.14, which brought sequence_index, ended that.
+        self._passing = () if "sequence_index" in names else tuple(names)
         self._numbers = itertools.count()
         self._threads = ThreadPoolExecutor(THREADS)
         self._canceller = Canceller(self._stop)
@@ -87,14 +90,15 @@ class TritonPythonModel:
     def _detokenised(self, tensors: dict[str, Any]) -> Any:
         ids, lengths = tensors.pop("output_ids"), tensors.pop("sequence_length")
         inputs = [pb.Tensor("TOKENS_BATCH", ids.as_numpy()), pb.Tensor("SEQUENCE_LENGTH", lengths.as_numpy())]
-        text = self._call(self._postprocessing, inputs, {})["OUTPUT"]
-        return pb.InferenceResponse([pb.Tensor("text_output", text.as_numpy()), *tensors.values()])
+        inputs += [pb.Tensor(name.upper(), tensors[name].as_numpy()) for name in self._passing if name in tensors]
+        answer = self._call(self._postprocessing, inputs, {})
+        tensors |= {name: pb.Tensor(name, answer[f"OUT_{name.upper()}"].as_numpy()) for name in self._passing}
+        return pb.InferenceResponse([pb.Tensor("text_output", answer["OUTPUT"].as_numpy()), *tensors.values()])
 
     def _call(self, model: str, inputs: list[Any], parameters: dict[str, Any]) -> dict[str, Any]:
-        """The outputs of a sibling that answers once."""
+        """All outputs of a sibling that answers once; which it has depends on the release."""
         own = {key: str(value) for key, value in parameters.items() if not key.startswith(SERVER_OWN)}
-        outputs = list(PREPARED) if model == self._preprocessing else ["OUTPUT"]
-        request = pb.InferenceRequest(model_name=model, requested_output_names=outputs, inputs=inputs, parameters=own)
+        request = pb.InferenceRequest(model_name=model, requested_output_names=[], inputs=inputs, parameters=own)
         return checked(request.exec())
 
     def _infer(self, name: str, inputs: list[Any]) -> Any:
