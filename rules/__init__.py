@@ -26,14 +26,15 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("remotes.http", "remotes.objects", "runners.docker"),
     ("store", "artifacts", "workbench"),
     ("cache",),
-    ("executor", "upkeep"),
+    ("executor", "freshness", "upkeep"),
     ("outlook",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
-    ("server",),
+    ("index", "server"),
+    ("sweep",),
     ("tasks", "serving"),
-    ("commands",),
+    ("commands", "commands.run"),
     ("commands.affected", "commands.plan", "commands.render", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.why"),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -73,6 +74,10 @@ class Artifacts:
     def folder(self, name: str) -> Path:
         """Where the outputs of the action of this name lie."""
         return Path(self._place(name))
+
+    def states(self, name: str) -> tuple[tree.State, list[tuple[str, tree.State]]]:
+        """The state of the record and of each output of the action of this name. Raises OSError without either."""
+        return tree.state(os.stat(self._record_path(name))), tree.states(self._place(name))  # noqa: PTH116 - as above
 
     def log_path(self, name: str) -> Path:
         """Where the output of the action's command is kept."""

@@ -17,7 +17,7 @@ from rules.errors import Problem, nearest
 from rules.gates import LIMITS
 from rules.source import Dims
 from rules.spec import Model, Parallelism, Spec, strict_problems
-from rules.variant import Setting, expand, groups, name_problems
+from rules.variant import Setting, Variant, expand, groups, name_problems
 
 __all__ = ["RULES", "advice", "problems"]
 
@@ -81,8 +81,8 @@ def problems(spec: Spec, root: Path) -> list[Problem]:
         for problem in rule(Subject(spec=spec, path=f"models.{name}", entry=entry, root=root))
     ]
     found += _backends_exist(spec)
-    found += name_problems(expand(spec))
-    return found + _default_exists(spec)
+    variants = expand(spec)
+    return found + name_problems(variants) + _default_exists(spec, variants)
 
 
 def advice(spec: Spec, root: Path) -> list[Problem]:
@@ -276,8 +276,7 @@ def _backends_exist(spec: Spec) -> list[Problem]:
     ]
 
 
-def _default_exists(spec: Spec) -> list[Problem]:
-    variants = expand(spec)
+def _default_exists(spec: Spec, variants: tuple[Variant, ...]) -> list[Problem]:
     known = (*groups(variants), *(variant.name for variant in variants))
     return [
         Problem(what=f"{key}: there is no {name!r}", hint=nearest(name, known))

@@ -129,10 +129,12 @@ class Reporter(ConsoleReporter):
         self._started = time.monotonic()
 
     def initialize(self, tasks: dict[str, Any], selected_tasks: list[str]) -> None:
-        """From now on a signal ends what runs."""
+        """From now on a signal ends what runs. `_swept` says how many fresh actions have no task."""
         super().initialize(tasks, selected_tasks)
         local.end_on_signals()
         _select(tasks, selected_tasks)
+        if "_swept" in tasks:
+            self._counts["fresh"] = tasks["_swept"].meta["fresh"]
 
     def execute_task(self, task: Any) -> None:
         """Says only what is not an action of ours: those have a live line."""

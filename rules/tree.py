@@ -24,6 +24,7 @@ from rules.action import Entry, Receipt
 
 __all__ = [
     "Memo",
+    "State",
     "aside",
     "intact",
     "place",
@@ -32,11 +33,15 @@ __all__ = [
     "replace",
     "runnable",
     "seal",
+    "state",
+    "states",
     "text",
     "whole",
     "writable",
     "write",
 ]
+
+State = tuple[int, int, int, int, int]  # device, inode, bytes, modified and changed in ns since 1970
 
 _SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
 _LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
@@ -81,6 +86,16 @@ def whole(root: str, receipt: Receipt) -> bool:
         if not (_sealed(state, entry) or intact(Path(root, entry.path), entry)):
             return False
     return True
+
+
+def state(found: os.stat_result) -> State:
+    """What tells a file from itself before any change of its bytes, mode, times or links."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def states(root: str) -> list[tuple[str, State]]:
+    """The state of every file below the folder `root`, sorted. One `stat` per file; raises OSError without a folder."""
+    return sorted((path, state(entry.stat())) for path, entry in _walk(root))
 
 
 def runnable(path: Path) -> bool:

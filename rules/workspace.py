@@ -13,7 +13,7 @@ from rules import git, gpu, upkeep
 from rules import plan as plans
 from rules.artifacts import Artifacts
 from rules.cache import Cache, Mode
-from rules.errors import Misconfigured, Problem, nearest
+from rules.errors import BuildError, Misconfigured, Problem, nearest
 from rules.executor import Executor
 from rules.plan import Plan
 from rules.remotes import connect
@@ -48,6 +48,13 @@ class Workspace:
             hint = nearest(name, tuple(by_name)[:1000])
             raise Misconfigured(Problem(what=f"there is no {target!r}", hint=hint))
         return by_name[name]
+
+    def fresh(self, name: str, *, here: bool) -> bool:
+        """`Executor.fresh` of the action of this name; what hinders the answer is told when it is made."""
+        try:
+            return self.executor.fresh(self.plan.actions[name], here=here)
+        except BuildError:
+            return False
 
     def chosen(self, names: list[str]) -> list[Variant]:
         """The variants behind `names`, or the default set. Raises Misconfigured with an unknown name or no default."""

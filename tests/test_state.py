@@ -21,3 +21,12 @@ def test_many_doits_at_once_leave_a_database_that_can_be_read(workspace: Space) 
     doits = [workspace.start("build") for _ in range(6)]
     assert [(doit.communicate(timeout=60), doit.returncode)[1] for doit in doits] == [0] * 6
     assert "everything is up to date" in workspace.build()
+
+
+def test_a_build_with_nothing_to_do_does_not_write_it(workspace: Space) -> None:
+    workspace.build()
+    before = (workspace.root / "artifacts/.doit.db").stat()
+    workspace.build()
+    assert (workspace.root / "artifacts/.doit.db").stat() == before
+    workspace.build("forget", "build:m")
+    assert (workspace.root / "artifacts/.doit.db").stat() != before
