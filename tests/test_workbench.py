@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rules import digest
 from rules.action import Action, Output
 from rules.errors import StepFailed
 from tests.lab import Lab
@@ -125,7 +126,7 @@ def test_a_toolchain_that_is_not_installed_is_told_before_anything_runs(lab: Lab
 
 
 def test_a_command_that_changes_its_input_is_an_error_and_the_input_is_made_good(lab: Lab) -> None:
-    """As root, read-only files and hard links into the store do not stop it."""
+    """One that makes it writable first: read-only files do not stop it."""
     for size in (3, 2 << 20):
         source = lab.action("s:a", f"(out / 'a').write_bytes(b'x' * {size})")
         harm = "f = places[0] / 'a'; f.chmod(0o644); f.open('r+b').write(b'!'); os.link(f, out / 'stolen')"
@@ -134,6 +135,20 @@ def test_a_command_that_changes_its_input_is_an_error_and_the_input_is_made_good
         assert "s:b changed its input s:a" in text
         lab.make(source)
         assert lab.files("s:a") == {"a": b"x" * size}
+
+
+@pytest.mark.parametrize("only", [(), ("a",)])
+def test_a_command_that_writes_in_place_fails_and_harms_neither_input_nor_store(
+    lab: Lab, only: tuple[str, ...]
+) -> None:
+    """As root too. The file is large enough to be a hard link to the blob."""
+    source = lab.action("s:a", f"(out / 'a').write_bytes(b'x' * {2 << 20})")
+    lab.make(source)
+    (entry,) = lab.executor.artifacts.receipt("s:a").entries
+    harm = "(places[0] / 'a').open('r+b').write(b'!')"
+    assert "PermissionError" in _failure(lab, lab.action("s:b", harm, ("a", Output(action="s:a", only=only))))
+    assert digest.of_file(lab.store.blob(entry.digest)) == entry.digest
+    assert lab.make(source) == ["fresh"]
 
 
 def test_a_harmed_view_of_an_input_does_not_reach_the_next_action(lab: Lab) -> None:

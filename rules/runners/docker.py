@@ -123,6 +123,7 @@ def run(call: Call, command: local.Command, heard: Callable[[str], None]) -> int
         scratch=command.scratch,
         timeout_s=command.timeout_s,
         inherit=command.inherit,
+        powers=True,  # inputs are mounted read-only
     )
     try:
         return local.run(started, heard)

@@ -1,6 +1,9 @@
 """Runs a command on a leash: when who holds the other end is gone, however it ended, the whole command ends too.
 
-    python -I -S leash.py DESCRIPTOR COMMAND ARGUMENT...
+    python -I -S leash.py [--powers] DESCRIPTOR COMMAND ARGUMENT...
+
+As root the command obeys the modes of files, so that it cannot write in place into its inputs, which are hard links
+into the store; with --powers it need not.
 
 DESCRIPTOR is the reading end of a pipe whose writing end only the holder has. The other descriptors that were passed
 on, such as locks, are ours alone: they are held until the command has ended, also when the holder was killed.
@@ -16,11 +19,16 @@ import sys
 
 GRACE_S = 10.0
 NOT_FOUND = 127
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
 
 def main() -> int:
     """The command's exit code; a command that a signal ended takes us with it by the same signal."""
-    leash, argv = int(sys.argv[1]), sys.argv[2:]
+    powers = sys.argv[1] == "--powers"
+    number, *argv = sys.argv[1 + powers :]
+    leash = int(number)
+    if os.geteuid() == 0 and not powers:
+        obey_modes()
     signal.signal(signal.SIGTERM, lambda *_: None)  # meant for the command; SIG_IGN would be inherited by it
     keep_descriptors()
     try:
@@ -35,6 +43,17 @@ def main() -> int:
             os.killpg(0, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else follow(-code)
+
+
+def obey_modes() -> None:
+    """From now on a program that is started as root may write only where the mode lets its owner write.
+
+    It may still read everything, change modes and owners, and all else that root may. Where even root may not give up a
+    power, as in some containers, nothing changes.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 def keep_descriptors() -> None:

@@ -32,7 +32,8 @@ _ending = threading.Event()
 class Command:
     """`log` receives all output; `scratch` is a folder the command may fill; `timeout_s` None is no limit.
 
-    `inherit` are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end.
+    As root it obeys the modes of files unless it has `powers`, which a container's program needs to pass on. `inherit`
+    are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end.
     """
 
     argv: Sequence[str]
@@ -41,6 +42,7 @@ class Command:
     scratch: Path
     timeout_s: float | None = None
     inherit: tuple[int, ...] = ()
+    powers: bool = False
 
 
 def python() -> str:
@@ -138,7 +140,7 @@ def _start(command: Command) -> tuple[subprocess.Popen[str], int]:
             raise StepFailed(Problem(what="not started: the build was ended"))
         theirs, ours = os.pipe()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _LEASH, str(theirs), *command.argv],
+            [sys.executable, "-I", "-S", _LEASH, *(["--powers"] * command.powers), str(theirs), *command.argv],
             env={**_base_env(command.scratch), **command.env},
             cwd=command.scratch,
             stdin=subprocess.DEVNULL,

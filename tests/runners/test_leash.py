@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,10 @@ from tests.fakes import PROJECT
 LEASH = PROJECT / "rules" / "runners" / "leash.py"
 
 
-def leashed(*argv: str) -> subprocess.CompletedProcess[str]:
+def leashed(*argv: str, powers: bool = False) -> subprocess.CompletedProcess[str]:
     reading, writing = os.pipe()
     try:
-        command = [sys.executable, "-I", "-S", str(LEASH), str(reading), *argv]
+        command = [sys.executable, "-I", "-S", str(LEASH), *(["--powers"] * powers), str(reading), *argv]
         return subprocess.run(
             command,
             pass_fds=(reading,),
@@ -51,3 +52,29 @@ def test_arguments_arrive_as_they_are() -> None:
     words = ["a b", "", "--x={y}", "模型", "new\nline"]
     result = leashed(sys.executable, "-c", "import sys; print(sys.argv[1:])", *words)
     assert result.stdout == f"{words}\n"
+
+
+WRITE = "open(__import__('sys').argv[1], 'r+').write('evil')"
+
+
+def test_not_even_root_writes_into_a_read_only_file(tmp_path: Path) -> None:
+    """Such as an input, which is a hard link into the store."""
+    file = tmp_path / "blob"
+    file.write_text("good")
+    file.chmod(0o444)
+    assert "PermissionError" in leashed(sys.executable, "-c", WRITE, str(file)).stderr
+    assert file.read_text() == "good"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="asks what root may do")
+def test_root_may_do_all_else_and_with_its_powers_that_too(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "file").write_text("readable")
+    os.chown(foreign, 65534, 65534)
+    foreign.chmod(0o700)
+    assert leashed("cat", str(foreign / "file")).stdout == "readable"
+    assert leashed("chown", "0", str(foreign)).returncode == 0
+    (foreign / "file").chmod(0o444)
+    assert leashed(sys.executable, "-c", WRITE, str(foreign / "file"), powers=True).returncode == 0
+    assert (foreign / "file").read_text() == "evilable"
