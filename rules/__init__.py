@@ -11,7 +11,8 @@ WORDS: tuple[tuple[str, ...], ...] = (
 WHAT: tuple[tuple[str, ...], ...] = (
     ("gates", "pins", "release", "source"),
     ("spec",),
-    ("flags", "launcher", "steps", "variant"),
+    ("flags", "launcher", "variant"),
+    ("steps",),
     ("case", "translate"),
     ("engine_rules", "serving_rules"),
     ("quantizer",),
@@ -31,12 +32,12 @@ HOW: tuple[tuple[str, ...], ...] = (
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
-    ("index", "server"),
-    ("sweep",),
+    ("index", "server", "envelope", "findings"),
+    ("sweep", "choosing", "evaluation"),
     ("tasks", "serving"),
     ("commands", "commands.run"),
     ("commands.affected", "commands.plan", "commands.render", "commands.schema", "commands.serve", "commands.stop"),
-    ("commands.cache", "commands.why"),
+    ("commands.cache", "commands.recommend", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -6,6 +6,7 @@ Knows nothing of models, precisions or Triton.
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -51,8 +52,8 @@ class Executor:
         self.artifacts = artifacts
         self.cache = cache
         self._graph = graph
-        self._gpus = gpus
-        self._revision = revision
+        self.gpus = gpus
+        self.revision = revision
 
     def manifest(self, action: Action, instead: Mapping[str, Receipt] | None = None) -> str:
         """The text that the key is the digest of. Raises Unknown when an input has not been made yet.
@@ -97,6 +98,28 @@ class Executor:
             self._share(action, record, made.receipt, heard)
         return record
 
+    def observe(self, action: Action, heard: Heard, folder: Path) -> str:
+        """Runs the command of `action`, whose inputs are made, and moves what it wrote below `folder`: its key.
+
+        An observation of this machine and this moment: nothing is looked up and nothing is stored. Raises StepFailed.
+        """
+        with writing(action.name):
+            for name in action.needs():
+                self._bring(name, heard)
+            key = actions.key(self.manifest(action))
+            with (
+                alone(self._lock_path(key), action.name, heard) as lock,
+                self.gpus().lease(action.gpus, heard) as lease,
+            ):
+                place, warm = self._work_folder(key), self._warm(action)
+                work = workbench.Work(action=action, folder=place, lease=lease, lock=lock, warm=warm)
+                with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
+                    self._untouched(action)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    for path in sorted(out.iterdir()):
+                        shutil.move(path, folder / path.name)
+        return key
+
     def cached(self, action: Action) -> bool:
         """Whether the result, as of now, is in the cache. Raises Unknown when an input has not been made yet."""
         return self.cache.find(actions.key(self.manifest(action))) is not None
@@ -128,7 +151,7 @@ class Executor:
             self._bring(name, heard)
         if self.manifest(action) != text:
             return None
-        with self._gpus().lease(action.gpus, heard) as lease:
+        with self.gpus().lease(action.gpus, heard) as lease:
             folder = self._work_folder(actions.key(text))
             work = workbench.Work(action=action, folder=folder, lease=lease, lock=lock, warm=self._warm(action))
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
@@ -244,7 +267,7 @@ class Executor:
             size=made.receipt.size(),
             started=started.isoformat(timespec="seconds"),
             host=platform.node(),
-            revision=self._revision() if ran else "",
+            revision=self.revision() if ran else "",
             log=str(self.artifacts.log_path(action.name)) if ran else "",
             changed=tuple(changes(before.manifest, text)) if before else (),
         )

@@ -23,7 +23,8 @@ SCORES: Mapping[str, str] = {
     "chrf": "points",
     "bleu": "points",
     "agreement": "",
-    "agreement_prefix": "",
+    "agreement_identical": "",
+    "agreement_prefix": "tokens",
 }
 
 
@@ -69,6 +70,7 @@ LIMITS: Mapping[str, Limit] = {
     **{name: Limit(best="high", unit=unit) for name, unit in SCORES.items()},
     **{f"{name}_drop": Limit(best="low", unit=unit) for name, unit in SCORES.items() if "agreement" not in name},
     "log_prob_drop": Limit(best="low", unit="nats/token"),
+    "kl_bound": Limit(best="low", unit="nats/token"),
 }
 
 

@@ -18,9 +18,11 @@ PINS: Mapping[str, str] = {
     "openvino": "2026.4.1",
     "openvino-genai": "2026.4.1.0",
     "optimum-intel": "2.2.0",
+    "sacrebleu": "2.6.0",
     "safetensors": "0.8.0",
     "tokenizers": "0.22.2",
     "torch": "2.13.0+cpu",
+    "torchmetrics": "1.9.0",
     "transformers": "5.5.4",
     "tritonclient": "2.73.0",
 }

@@ -21,7 +21,7 @@ from rules.runners import local
 __all__ = ["Progress", "Reporter", "progress", "wanted"]
 
 _QUIET_SECONDS = 4.0
-_VERBS = {"ran": "made", "local": "from the store", "remote": "from the team's cache"}
+_VERBS = {"ran": "made", "local": "from the store", "remote": "from the team's cache", "measured": "measured"}
 
 
 @dataclass
@@ -174,7 +174,7 @@ class Reporter(ConsoleReporter):
         others = [result for result in self.failures if not _is_action(result["task"])]
         self.failures: list[dict[str, Any]] = others  # ours have been told in full already
         super().complete_run()
-        counts = {how: self._counts.get(how, 0) for how in ("failed", "ran", "local", "remote", "fresh")}
+        counts = {how: self._counts.get(how, 0) for how in ("failed", "measured", "ran", "local", "remote", "fresh")}
         ended = ("ended early",) if local.ending() else ()
         if counts["fresh"] == sum(counts.values()) and not ended:
             if counts["fresh"]:
@@ -182,13 +182,16 @@ class Reporter(ConsoleReporter):
             return
         words = {
             "failed": "failed",
+            "measured": "measured",
             "ran": "made",
             "local": "from the store",
             "remote": "from the team",
             "fresh": "up to date",
         }
         parts = (
-            f"{counts[how]} {word}" for how, word in words.items() if counts[how] or how not in ("failed", "remote")
+            f"{counts[how]} {word}"
+            for how, word in words.items()
+            if counts[how] or how not in ("failed", "measured", "remote")
         )
         self.write(", ".join((*ended, *parts, f"{time.monotonic() - self._started:.0f} s")) + "\n")
 

@@ -5,7 +5,7 @@ Reads only files that are in git: the tools and the templates, whose bytes are p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,8 @@ from rules import digest
 from rules.action import Action, Files, Input, Local, Output
 from rules.pins import pins
 from rules.source import Source
+from rules.spec import Eval
+from rules.variant import Variant
 
 __all__ = [
     "CONFIG",
@@ -21,8 +23,10 @@ __all__ = [
     "WEIGHTS",
     "Rendering",
     "action",
+    "ask",
     "release",
     "repository",
+    "score",
     "smoke",
     "source",
     "templates",
@@ -127,6 +131,42 @@ def smoke(name: str, model: str) -> Action:
         ),
         outputs=("transcript.jsonl",),
         packages=("nvidia-pytriton", "openvino-genai", "tritonclient", "tokenizers", "numpy"),
+    )
+
+
+def ask(variant: Variant, asked: Eval, root: Path) -> Action:
+    """Serves `variant` as its smoke test does and asks it the user's questions, whose file is below `root`."""
+    data = root / asked.data.removeprefix("file:")
+    options = {"column": asked.column, "expected": asked.expected, "size": asked.size}
+    return action(
+        f"eval:{variant.name}",
+        "ask",
+        {"repository": "{repository}", "server": "{server}", "data": "{data}"},
+        *(f"--{name}={value}" for name, value in options.items() if value is not None),
+        f"--max-tokens={asked.max_tokens or variant.shape.osl}",
+        f"--concurrency={asked.concurrency}",
+        inputs=(
+            ("server", tool("serve")),
+            ("repository", Output(action=f"build:{variant.name}")),
+            ("data", Files(root=str(data), members=(("", digest.of_file(data)),))),
+        ),
+        outputs=("answers.jsonl",),
+    )
+
+
+def score(name: str, metrics: Sequence[str], answers: Path, reference: Path | None) -> Action:
+    """Scores the answers of variant `name`, against the same questions' answers at a reference precision too."""
+    files = {"answers": answers, **({"reference": reference} if reference else {})}
+    return action(
+        f"eval:{name}",
+        "score",
+        {key: f"{{{key}}}" for key in files},
+        f"--metrics={','.join(metrics)}",
+        inputs=tuple(
+            (key, Files(root=str(path), members=(("", digest.of_file(path)),))) for key, path in files.items()
+        ),
+        outputs=("scores.json", "scores.jsonl"),
+        packages=("sacrebleu", "torchmetrics"),
     )
 
 

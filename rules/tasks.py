@@ -4,13 +4,14 @@
     __all__ = ["DOIT_CONFIG", "task_engines"]
 
 `checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
-stage alone is all of it. `doit` alone is `build` of models.toml's `default`.
+stage alone is all of it. `eval:X` measures, each time anew. `doit` alone is `build` of models.toml's `default`.
 """
 
 from __future__ import annotations
 
 import gc
 import inspect
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from rules.report import Reporter, progress, wanted
 from rules.sweep import Ask, sweep
 
 if TYPE_CHECKING:
+    from rules.variant import Variant
     from rules.workspace import Workspace
 
 __all__ = ["DOIT_CONFIG", "here", "named", "stale", "task_engines"]
@@ -47,6 +49,7 @@ _DOCS = {
     "engine": "an engine for one shape",
     "build": "the Triton model repository, ready to serve",
     "smoke": "the repository served by the real server, and asked",
+    "eval": "its answers to the user's questions, scored: an observation, made anew each time",
 }
 
 
@@ -82,6 +85,7 @@ def task_engines() -> Iterator[dict[str, Any]]:
             yield {"basename": action.stage, "name": action.name.partition(":")[2], **_task(space, action)}
         for stage, names in space.plan.names.items():
             yield from _groups(stage, names)
+        yield from _evaluations(space)
         yield {"basename": DEFAULT, "actions": None, "task_dep": list(space.default)}
 
 
@@ -128,6 +132,28 @@ def _task(space: Workspace, action: Action) -> dict[str, Any]:
     }
 
 
+def _evaluations(space: Workspace) -> Iterator[dict[str, Any]]:
+    """`eval:X` of the variants whose entry has questions, and their groups."""
+    from rules import evaluation
+
+    asked = {f"build:{name}": f"eval:{name}" for name, it in space.plan.variants.items() if it.entry.eval}
+    yield {"basename": "eval", "name": None, "doc": _DOCS["eval"]}
+    for name in asked.values():
+        variant = space.plan.variants[name.partition(":")[2]]
+        others = filter(None, (variant, evaluation.reference_of(space, variant)))
+        yield {
+            "basename": "eval",
+            "name": variant.name,
+            "actions": [(observe, [space, variant])],
+            "task_dep": [f"build:{one.name}" for one in others],
+            "uptodate": [False],
+            "io": {"capture": False},
+            "meta": {"action": name},
+        }
+    groups = {group: tuple(asked[it] for it in its if it in asked) for group, its in space.plan.names["build"].items()}
+    yield from _groups("eval", {group: members for group, members in groups.items() if members})
+
+
 def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """`build:` groups stand in `doit list`; those of other stages are found by name, and with --all."""
     for name, members in names.items():
@@ -148,6 +174,21 @@ def _fresh(space: Workspace, action: Action) -> bool:
 
 # doit asks each up-to-date callable for its signature, 40 us a task, unless the answer lies ready (PEP 362).
 _fresh.__signature__ = inspect.signature(_fresh)  # type: ignore[attr-defined]
+
+
+def observe(space: Workspace, variant: Variant) -> dict[str, Any] | TaskFailed:
+    """Evaluates one variant under doit. A broken gate is TaskFailed (exit 1)."""
+    from rules import evaluation
+
+    name, began = f"eval:{variant.name}", time.monotonic()
+    try:
+        with progress.action(name):
+            summary = evaluation.evaluate(space, variant, lambda line: progress.line(name, line))
+        evaluation.require(summary)
+    except BuildError as error:
+        return TaskFailed(str(error))
+    told = [*evaluation.lines(summary), str(summary["folder"].relative_to(space.root))]
+    return {"how": "measured", "seconds": time.monotonic() - began, "summary": "\n".join(told)}
 
 
 def make(space: Workspace, action: Action) -> dict[str, Any] | TaskFailed:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rules import digest
-from rules.action import Action, Files, Local, Output
+from rules.action import Action, Files, Local, Output, key
 from rules.artifacts import Unknown
+from rules.errors import StepFailed
 from tests.lab import Lab
 
 ONE = "(out / 'a').write_text('one'); (out / 'b').write_text('two')"
@@ -266,3 +267,22 @@ def test_a_store_that_cannot_be_written_leaves_the_warm_folder_to_the_checkout(l
     (lab.store.root / "warm").write_text("in the way")
     lab.made(lab.action("s:a", WARM, warm="one"))
     assert lab.file("warm/one/notes").read_text() == "x"
+
+
+def test_an_observation_is_made_anew_each_time_and_stored_nowhere(lab: Lab) -> None:
+    a, b = _chain(lab)
+    lab.made(a)
+    lab.ran()
+    keys = {lab.executor.observe(b, lab.heard.append, lab.root / f"seen{turn}") for turn in (1, 2)}
+    assert keys == {key(lab.executor.manifest(b))}
+    assert lab.ran() == ["s:b", "s:b"]
+    assert [(lab.root / f"seen{turn}" / "c").read_bytes() for turn in (1, 2)] == [b"one", b"one"]
+    assert not lab.executor.cached(b)
+    assert not lab.executor.artifacts.folder("s:b").exists()
+
+
+def test_a_failed_observation_leaves_nothing_in_its_place(lab: Lab) -> None:
+    action = lab.action("s:a", "(out / 'a').touch(); sys.exit(3)")
+    with pytest.raises(StepFailed, match="failed with exit code 3"):
+        lab.executor.observe(action, lab.heard.append, lab.root / "seen")
+    assert not (lab.root / "seen").exists()

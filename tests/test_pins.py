@@ -19,7 +19,8 @@ def _locked(project: Path) -> dict[str, str]:
 
 def _declared(project: Path) -> dict[str, str]:
     table = tomli.loads((project / "pyproject.toml").read_text())["project"]
-    lines = [*table["dependencies"], *table["optional-dependencies"]["embedded"]]
+    extras = table["optional-dependencies"]
+    lines = [*table["dependencies"], *extras["embedded"], *extras["measure"]]
     pairs = (re.match(r"([\w.-]+)(?:\[[\w,]+\])?==([^\s;]+)", line) for line in lines)
     return {match[1].lower().replace("_", "-"): match[2] for match in pairs if match}
 

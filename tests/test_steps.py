@@ -12,6 +12,9 @@ import pytest
 from rules import digest, steps
 from rules.action import Action, Files, Local, Output
 from rules.source import Source
+from rules.spec import Eval, read
+from rules.variant import expand
+from tests.space import SPEC
 
 TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/data"))
 FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/data"))
@@ -20,7 +23,11 @@ BUILD = steps.repository("m_x", "m", "engine:m_x", RENDERING)
 PLACED = steps.repository("m_x", "m", "engine:m_x", replace(RENDERING, contract="0.11.0", root="/repository"))
 SMOKE = steps.smoke("m_x", "m")
 HUB = steps.source("m", Source(scheme="hf", where="org/name", revision="main"), Path("/data"))
-ALL = (TINY, FILE, HUB, BUILD, PLACED, SMOKE)
+(VARIANT,) = expand(read(SPEC)[0])
+HERE = Path(__file__)
+ASK = steps.ask(VARIANT, Eval(data=f"file:{HERE.name}", size=3), HERE.parent)
+SCORE = steps.score("m_x", ["exact_match", "chrf"], HERE, HERE)
+ALL = (TINY, FILE, HUB, BUILD, PLACED, SMOKE, ASK, SCORE)
 
 
 @pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
@@ -94,3 +101,19 @@ def test_a_tool_takes_the_arguments_it_is_given(action: Action) -> None:
     offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
     given = {word.partition("=")[0] for word in action.argv[3:]}
     assert given <= offered
+
+
+def test_questions_are_asked_up_to_the_shapes_length_unless_told_otherwise() -> None:
+    assert "--max-tokens=64" in ASK.argv
+    assert "--size=3" in ASK.argv
+    assert not [word for word in ASK.argv if word.startswith("--column")]
+    asked = Eval(data=f"file:{HERE.name}", max_tokens=5)
+    assert "--max-tokens=5" in steps.ask(VARIANT, asked, HERE.parent).argv
+
+
+def test_other_questions_are_another_action(tmp_path: Path) -> None:
+    texts = []
+    for text in ("one", "two"):
+        (tmp_path / "q.jsonl").write_text(text)
+        texts.append(dict(steps.ask(VARIANT, Eval(data="file:q.jsonl"), tmp_path).inputs)["data"])
+    assert texts[0] != texts[1]

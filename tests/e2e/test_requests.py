@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("openvino_genai")
 pytest.importorskip("tritonclient.grpc")
 
-from tests.e2e.served import Client, engine, repository, tensor
+from tests.e2e.served import Client, engine, repository, tensor, tool
 from tests.serving import Server, until
 
 pytestmark = pytest.mark.server
@@ -294,3 +294,16 @@ def test_an_engine_that_is_not_decoupled_answers_once_and_refuses_streams(client
         assert answer["text_output"].startswith("abc")
         refusal = client.generate(f"{path}__once", text_input="abc", max_tokens=4, stream=True)
         assert "stream is true, but the model is not decoupled" in json.dumps(refusal)
+
+
+def test_an_evaluation_gets_the_answers_with_their_token_ids_and_log_probs(client: Client, tmp_path: Path) -> None:
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps({"input": text}) + "\n" for text in (TEXT, "a")), encoding="utf-8")
+    url = f"{client.state['host']}:{client.state['http_port']}"
+    tool("ask", f"--data={data}", f"--url={url}", "--model=ensemble__bytes", "--max-tokens=9", f"--out={tmp_path}")
+    for row in map(json.loads, (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()):
+        asked = {"text_input": row["input"], "max_tokens": 9, "exclude_input_in_output": True, "return_log_probs": True}
+        whole = client.generate("ensemble__bytes", **asked)
+        assert row["text"] == whole["text_output"]
+        assert row["log_probs"] == pytest.approx(whole["output_log_probs"], abs=1e-3)
+        assert len(row["ids"]) == len(row["log_probs"]) > 1

@@ -1,0 +1,137 @@
+"""`eval:X`: the variant answers the user's own questions, and the answers are scored. docs/evaluation.md.
+
+An observation: made anew each time, kept in a folder of its own, never overwritten and never cached. Only answers of
+the reference precision are taken again, from an earlier run whose manifest (engine, questions, limits, tools) is the
+same text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rules import action as actions
+from rules import digest, envelope, gates, steps
+from rules.action import Action
+from rules.errors import Problem, StepFailed
+from rules.spec import Eval
+from rules.variant import Variant
+from rules.workspace import Workspace
+
+__all__ = ["evaluate", "lines", "reference_of", "require"]
+
+Heard = Callable[[str], None]
+_SHOWN = 4  # decimals
+
+
+def evaluate(space: Workspace, variant: Variant, heard: Heard) -> dict[str, Any]:
+    """Asks, scores, judges, and writes the run: its summary, with the run's own `folder`. Raises StepFailed.
+
+    The variant's repository, and the reference precision's, are built already.
+    """
+    asked = variant.entry.eval
+    assert asked, "BUG: a variant without questions"
+    other = reference_of(space, variant)
+    reference = _reference(space, other, heard) if other else None
+    summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "reference_run": reference and reference.name})
+    folder = envelope.begin(space.executor.artifacts.root, "eval", variant.name)
+    summary["keys"]["eval"] = space.executor.observe(_asking(space, variant, asked), heard, folder)
+    summary["prompts"] = _prompts(space.root, asked, folder)
+    answers = reference and reference / "answers.jsonl"
+    space.executor.observe(steps.score(variant.name, asked.metrics, folder / "answers.jsonl", answers), heard, folder)
+    summary["scores"] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    summary["gates"] = [_verdict(one, other) for one in _judged(variant, summary["scores"]["figures"])]
+    envelope.finish(folder, summary)
+    return {**summary, "folder": folder}
+
+
+def reference_of(space: Workspace, variant: Variant) -> Variant | None:
+    """The same point at the entry's reference precision; None when it has none, or is it."""
+    asked = variant.entry.eval
+    wanted = asked.reference if asked else None
+    if wanted in (None, variant.precision):
+        return None
+    return next(one for one in space.plan.variants.values() if _is_reference(one, variant, str(wanted)))
+
+
+def require(summary: dict[str, Any]) -> None:
+    """Raises StepFailed with a line per gate that does not hold."""
+    wrong = [gate["text"] for gate in summary["gates"] if not gate["holds"]]
+    if wrong:
+        what = f"eval:{summary['variant']} breaks {len(wrong)} of {len(summary['gates'])} gates"
+        facts = (*(("", line) for line in wrong), ("answers", str(summary["folder"] / "scores.jsonl")))
+        raise StepFailed(Problem(what=what, facts=facts))
+
+
+def lines(summary: dict[str, Any]) -> list[str]:
+    """The figures for a person: what was scored, what it is worth at the reference precision, where the rest lies."""
+    scores = summary["scores"]
+    errors, theirs = scores["standard_errors"], scores.get("reference_scores", {})
+    head = f"{scores['questions']} questions" + (f", {scores['failed']} without an answer" if scores["failed"] else "")
+    return [head, *_scored(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {}))]
+
+
+def _scored(scores: dict[str, float], errors: dict[str, float], theirs: dict[str, float]) -> Iterator[str]:
+    for name, value in scores.items():
+        spread = f" ± {errors[name]:.{_SHOWN}f}" if name in errors else ""
+        beside = f"   reference {theirs[name]:.{_SHOWN}f}" if name in theirs else ""
+        yield f"{name:20} {value:.{_SHOWN}f}{spread}{beside}"
+
+
+def _faithful(fidelity: dict[str, float]) -> Iterator[str]:
+    for name, value in fidelity.items():
+        yield f"{name:20} {value:.{_SHOWN}f}"
+
+
+def _asking(space: Workspace, variant: Variant, asked: Eval) -> Action:
+    """The questions go where the smoke test runs: the same packages, platform, runner and GPUs."""
+    smoke = space.plan.actions[f"smoke:{variant.name}"]
+    made = steps.ask(variant, asked, space.root)
+    return replace(
+        made, toolchain=smoke.toolchain, platform=smoke.platform, runner=smoke.runner, gpus=smoke.gpus, sharing="never"
+    )
+
+
+def _reference(space: Workspace, variant: Variant, heard: Heard) -> Path:
+    """The folder with the reference's answers: of an earlier run that asked the same of the same, or of a new one."""
+    asked = variant.entry.eval
+    assert asked
+    key = actions.key(space.executor.manifest(_asking(space, variant, asked)))
+    for summary in sorted((space.executor.artifacts.root / "eval" / variant.name).glob("*/summary.json"), reverse=True):
+        try:
+            if json.loads(summary.read_text(encoding="utf-8"))["keys"]["eval"] == key:
+                return summary.parent
+        except (ValueError, LookupError):
+            continue
+    heard(f"asking {variant.name}, the reference")
+    return Path(evaluate(space, variant, heard)["folder"])
+
+
+def _is_reference(one: Variant, variant: Variant, precision: str) -> bool:
+    same = (one.model, one.toolchain, one.parallelism, one.shape) == (
+        variant.model,
+        variant.toolchain,
+        variant.parallelism,
+        variant.shape,
+    )
+    return same and one.precision == precision
+
+
+def _prompts(root: Path, asked: Eval, folder: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    content = digest.of_file(root / asked.data.removeprefix("file:"))
+    expected = all(row["expected"] is not None for row in rows)
+    return {"source": asked.data, "digest": content, "count": len(rows), "expected": expected}
+
+
+def _judged(variant: Variant, figures: dict[str, float]) -> tuple[gates.Verdict, ...]:
+    return gates.judge(variant.entry.gates, figures)
+
+
+def _verdict(one: gates.Verdict, other: Variant | None) -> dict[str, Any]:
+    against = other.precision if other and one.gate.endswith("_drop") else None
+    said = {"gate": one.gate, "limit": one.limit, "value": one.figure, "at": "", "against": against}
+    return {**said, "holds": one.holds, "skipped": "", "text": str(one)}

@@ -1,0 +1,224 @@
+"""Asks a served model every question of a jsonl once, greedily, and keeps text, token ids and log-probabilities.
+
+    ask.py --data FILE --out DIR --repository DIR --server PATH_OF_serve.py     (starts and stops the server)
+    ask.py --data FILE --out DIR --url HOST:PORT                                (a server that runs)
+
+Writes OUT/answers.jsonl, a line per question in the data's order: `{"input", "expected", "text", "ids", "log_probs",
+"error"}`. Token ids are those of the model `tensorrt_llm`, which is asked between `preprocessing` and `postprocessing`
+as the ensemble does; a server without these three is asked `ensemble` for the text alone, and ids are null.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+PROMPTS = ("input", "text_input", "text", "prompt")
+EXPECTED = ("expected", "output")
+LENGTHS = ("max_tokens", "output_tokens")
+PARTS = ("preprocessing", "tensorrt_llm", "postprocessing")
+TIMEOUT_SECONDS = 600
+SPEAK_SECONDS = 3.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Json = dict[str, Any]
+
+
+class Refused(Exception):
+    """Something the user can mend; its text is what they read."""
+
+
+def questions(path: Path, column: str, expected: str, size: int | None) -> list[Json]:
+    """`{"input", "expected", "max_tokens"}` of the first `size` rows. Raises Refused with the line that is wrong."""
+    found: list[Json] = []
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+        if line.strip() and (size is None or len(found) < size):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise Refused(f"line {number} of {path.name} is not JSON\n    reason  {error}") from None
+            found.append(question(row, number, (column,) if column else PROMPTS, (expected,) if expected else EXPECTED))
+    if not found:
+        raise Refused(f"{path.name} has no questions")
+    return found
+
+
+def question(row: object, number: int, prompts: tuple[str, ...], expected: tuple[str, ...]) -> Json:
+    """One row in our words."""
+    fields = row if isinstance(row, dict) else {}
+    text = next((fields[name] for name in prompts if isinstance(fields.get(name), str)), None)
+    if text is None:
+        hint = f'{{"{prompts[0]}": "...", "{expected[0]}": "..."}} per line'
+        raise Refused(f"line {number} has no text in {' or '.join(prompts)}\n    hint: {hint}")
+    right = next((fields[name] for name in expected if isinstance(fields.get(name), str | int | float)), None)
+    length = next((fields[name] for name in LENGTHS if isinstance(fields.get(name), int)), None)
+    return {"input": text, "expected": None if right is None else str(right), "max_tokens": length}
+
+
+class Served:
+    """The models of one server, asked by several threads with a connection each."""
+
+    def __init__(self, url: str, model: str, max_tokens: int) -> None:
+        self._host, _, port = url.rpartition(":")
+        self._port, self._model, self._max_tokens = int(port), model, max_tokens
+        self._own = threading.local()
+        kind, _, variant = model.partition("__")  # as serve.py names the models of several repositories
+        self._parts = [f"{part}__{variant}" if variant else part for part in PARTS]
+        self._in_parts = kind == "ensemble" and all(self._ready(part) for part in self._parts)
+
+    def answer(self, asked: Json) -> Json:
+        """A row of answers.jsonl; what went wrong is in it."""
+        length = asked["max_tokens"] or self._max_tokens
+        row = {"input": asked["input"], "expected": asked["expected"], "text": None, "ids": None, "log_probs": None}
+        try:
+            found = self._by_parts(asked["input"], length) if self._in_parts else self._whole(asked["input"], length)
+            return {**row, **found, "error": None}
+        except (OSError, HTTPException, ValueError, LookupError) as error:
+            self._own.connection = None
+            return {**row, "error": f"{type(error).__name__}: {error}"}
+
+    def _by_parts(self, text: str, length: int) -> Json:
+        prompt = self._generate(self._parts[0], {"QUERY": text, "REQUEST_OUTPUT_LEN": length})
+        ids = _list(prompt["INPUT_ID"])
+        asked: Json = {"input_ids": ids, "input_lengths": len(ids), "request_output_len": length}
+        asked |= {"exclude_input_in_output": True, "return_log_probs": True}
+        asked |= {
+            name: prompt[f"OUT_{name.upper()}"] for name in ("end_id", "pad_id") if f"OUT_{name.upper()}" in prompt
+        }
+        reply = self._generate(self._parts[1], asked)
+        found = _list(reply["output_ids"])[: _list(reply["sequence_length"])[0]]
+        log_probs = _list(reply["output_log_probs"])[: len(found)] if "output_log_probs" in reply else None
+        text = self._text(found) if found else ""
+        return {"text": text, "ids": found, "log_probs": log_probs}
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._generate(self._parts[2], {"TOKENS_BATCH": ids, "SEQUENCE_LENGTH": len(ids)})["OUTPUT"])
+
+    def _whole(self, text: str, length: int) -> Json:
+        asked = {"text_input": text, "max_tokens": length, "exclude_input_in_output": True}
+        return {"text": str(self._generate(self._model, asked)["text_output"])}
+
+    def _generate(self, model: str, body: Json) -> Json:
+        status, text = self._http("POST", f"/v2/models/{model}/generate", json.dumps(body))
+        if status != 200:
+            raise ValueError(f"{model}: HTTP {status}: {text[:500]}")
+        return dict(json.loads(text))
+
+    def _ready(self, model: str) -> bool:
+        return self._http("GET", f"/v2/models/{model}/ready")[0] == 200
+
+    def _http(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
+        connection = getattr(self._own, "connection", None)
+        if connection is None:
+            connection = self._own.connection = HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read().decode("utf-8")
+
+
+def _list(value: Any) -> list[Any]:
+    """Triton's `generate` writes a tensor of one element without its list."""
+    return value if isinstance(value, list) else [value]
+
+
+def ask(served: Served, asked: list[Json], concurrency: int, out: Path) -> int:
+    """Writes the answers in order while they come, and says how far it is. Returns how many failed."""
+    failed, spoke = 0, time.monotonic()
+    with out.open("w", encoding="utf-8") as lines, ThreadPoolExecutor(concurrency) as pool:
+        for number, row in enumerate(pool.map(served.answer, asked), 1):
+            print(json.dumps(row, ensure_ascii=False), file=lines, flush=True)
+            failed += row["error"] is not None
+            if row["error"] and failed == 1:
+                print(f"warning: question {number} got no answer: {row['error']}", file=sys.stderr)
+            if number == len(asked) or time.monotonic() - spoke > SPEAK_SECONDS:
+                spoke = time.monotonic()
+                print(f"  {number} of {len(asked)} answered" + (f", {failed} failed" if failed else ""), flush=True)
+    return failed
+
+
+@contextmanager
+def server(tool: Path, repository: Path, log: Path) -> Iterator[str]:
+    """HOST:PORT of a server on free ports, to be stopped by the kernel when this process dies; shows its progress."""
+    folder = Path(tempfile.mkdtemp(prefix="doit_eval_"))
+    argv = [sys.executable, "-I", str(tool), f"--repository=eval={repository}", f"--log={log}"]
+    argv += [f"--state={folder / 'state.json'}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    die_too = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, preexec_fn=die_too)  # noqa: PLW1509
+    try:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            if line == "tritonserver: ready\n":
+                break
+        if not (folder / "state.json").is_file():
+            raise Refused("the server did not start")  # serve.py has said why
+        state = json.loads((folder / "state.json").read_text())
+        yield f"{state['host']}:{state['http_port']}"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises Refused when the data is wrong, the server does not start, or no question was answered."""
+    asked = questions(args.data, args.column, args.expected, args.size)
+    answers = args.out / "answers.jsonl"
+    with closing_server(args) as url:
+        failed = ask(Served(url, args.model, args.max_tokens), asked, args.concurrency, answers)
+    if failed == len(asked):
+        raise Refused("no question was answered")
+
+
+@contextmanager
+def closing_server(args: argparse.Namespace) -> Iterator[str]:
+    """The server that runs already, or one of our own."""
+    if args.url:
+        host, port = args.url.rpartition(":")[::2]
+        try:
+            with closing(HTTPConnection(host, int(port), timeout=10)) as connection:
+                connection.connect()
+        except (OSError, ValueError) as error:
+            raise Refused(f"{args.url} does not answer\n    reason  {error}\n    hint: HOST:PORT of HTTP") from None
+        yield args.url
+    else:
+        with server(args.server, args.repository, args.out / "server.log") as url:
+            yield url
+
+
+def main() -> int:
+    """Exit 1 with what is wrong."""
+    parser = argparse.ArgumentParser(description="Ask a served model.")
+    for name in ("--data", "--out"):
+        parser.add_argument(name, type=lambda text: Path(text).absolute(), required=True)
+    for name in ("--repository", "--server"):
+        parser.add_argument(name, type=lambda text: Path(text).absolute())
+    for name, default in (("--url", ""), ("--model", "ensemble"), ("--column", ""), ("--expected", "")):
+        parser.add_argument(name, default=default)
+    for name, preset in (("--size", None), ("--max-tokens", 64), ("--concurrency", 8)):
+        parser.add_argument(name, type=int, default=preset)
+    args = parser.parse_args()
+    try:
+        run(args)
+    except Refused as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
