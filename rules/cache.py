@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -68,14 +68,12 @@ class Cache:
         return Hit(receipt=receipt, where="local" if not self.store.missing(receipt) else "remote")
 
     def fetch(self, receipt: Receipt, heard: Callable[[str], None]) -> bool:
-        """Brings the blobs of `receipt` into the store. False when one of them cannot be had: then it is a miss."""
-        wanted = self.store.missing(receipt)
-        if not wanted:
-            return True
-        told = _Bytes("downloading", sum(entry.size for entry in wanted), heard)
-        return self._ask(
-            lambda remote: all(self._each(lambda e: self._fetch_one(remote, e, told), wanted)), otherwise=False
-        )
+        """Brings the blobs of `receipt` into the store. False when one of them cannot be had: then it is a miss.
+
+        Raises OSError when the disk has no room for them.
+        """
+        wanted = {entry.digest: entry for entry in self.store.missing(receipt)}.values()
+        return not wanted or self._ask(lambda remote: self._fetch(remote, wanted, heard), otherwise=False)
 
     def push(self, key: str, receipt: Receipt, heard: Callable[[str], None]) -> bool:
         """Sends a result whose blobs are here: only what the remote lacks, blobs first. False when it was not sent."""
@@ -112,6 +110,12 @@ class Cache:
 
     def _complete(self, remote: Remote, entries: Iterable[Entry]) -> bool:
         return all(self._each(lambda entry: remote.size(_blob(entry)) == entry.size, entries))
+
+    def _fetch(self, remote: Remote, wanted: Collection[Entry], heard: Callable[[str], None]) -> bool:
+        size = sum(entry.size for entry in wanted)
+        told = _Bytes("downloading", size, heard)
+        with tree.room(self.store.root, size):
+            return all(self._each(lambda entry: self._fetch_one(remote, entry, told), wanted))
 
     def _fetch_one(self, remote: Remote, entry: Entry, told: _Bytes) -> bool:
         path = tree.aside(self.store.blob(entry.digest), "get")

@@ -31,6 +31,7 @@ __all__ = [
     "protect",
     "read",
     "replace",
+    "room",
     "runnable",
     "seal",
     "state",
@@ -188,6 +189,25 @@ def writable(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def room(folder: Path, size: int) -> Iterator[None]:
+    """While `size` bytes are brought into `folder`. Raises OSError with the path and the numbers when the disk has no
+    room for them, at once or when it is full before the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = os.statvfs(folder)
+    free = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+    full = OSError(errno.ENOSPC, f"{size / 1e6:.1f} MB to bring here and {free / 1e6:.1f} MB free", str(folder))
+    if size > free:
+        raise full
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full from error
+        raise
 
 
 class Memo:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rules.action import Action, Output
 from rules.cache import Mode
+from rules.errors import StepFailed
 from rules.remotes import RemoteError, connect
 from rules.sign import public_key
 from tests.lab import Lab
@@ -192,3 +195,17 @@ def test_every_shared_result_has_its_record_and_no_secret(machine: Machine, monk
 
 def test_the_cache_never_shows_its_private_key(machine: Machine) -> None:
     assert ALICE not in repr(machine("first", seed=ALICE).cache)
+
+
+def test_a_download_that_does_not_fit_is_the_disks_error_and_not_the_remotes(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machine("first"), machine("second")
+    first.make(*chain(first))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_frsize=1, f_bavail=100, f_bfree=100))
+    with pytest.raises(StepFailed) as error:
+        second.make(*chain(second))
+    assert "s:weights could not be kept" in str(error.value)
+    assert f"0.0 MB to bring here and 0.0 MB free: '{second.store.root}'" in str(error.value)
+    assert "hint: free some space: doit cache gc" in str(error.value)
+    assert (second.warned, second.cache.mode) == ([], "write")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -185,3 +186,16 @@ def test_a_broken_memo_is_no_memo(tmp_path: Path, text: str) -> None:
     (tmp_path / "src" / "a").write_bytes(b"data")
     (tmp_path / "memo.json").write_text(text)
     assert _memo(tmp_path).read(tmp_path / "src").entries[0].digest == digest.of_bytes(b"data")
+
+
+def test_no_room_is_told_with_the_path_and_the_numbers_before_or_while_it_fills(tmp_path: Path) -> None:
+    tried = False
+    said = r"1152921504606.8 MB to bring here and \d+\.\d MB free: '.*/store'"
+    with pytest.raises(OSError, match=said), tree.room(tmp_path / "store", 1 << 60):
+        tried = True
+    assert not tried
+    said = r"5.0 MB to bring here and \d+\.\d MB free: '.*/store'"
+    with pytest.raises(OSError, match=said), tree.room(tmp_path / "store", 5_000_000):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="other"), tree.room(tmp_path / "store", 5):
+        raise OSError(errno.EIO, "other")

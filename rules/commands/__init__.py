@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from getopt import GetoptError, gnu_getopt
 
 from doit.cmd_base import Command
+
+from rules.errors import BuildError
 
 __all__ = ["EngineCommand"]
 
@@ -18,4 +21,8 @@ class EngineCommand(Command):
         with suppress(GetoptError):  # doit's parser says what is wrong
             options, names = gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
             in_args = [*(f"{option}={value}" if value else option for option, value in options), *names]
-        return int(super().parse_execute(in_args))
+        try:
+            return int(super().parse_execute(in_args))
+        except BuildError as error:
+            sys.stderr.write(f"ERROR: {error}\n")
+            return 1

@@ -157,3 +157,14 @@ def test_an_unknown_mode_is_one_error(workspace: Space) -> None:
     result = workspace.run("list", ENGINES_REMOTE="rw")
     assert result.rc == 3
     assert "ENGINES_REMOTE=rw" in result.err
+
+
+def test_a_pull_that_fails_is_one_error_without_a_traceback(shared: Space, tmp_path: Path) -> None:
+    shared.build("build")
+    other = colleague(shared, tmp_path / "other")
+    other.under = ("prlimit", "--fsize=1000")
+    result = other.run("cache", "pull", "build")
+    assert result.rc == 1
+    assert result.err.count("ERROR: ") == 1
+    assert "could not be kept\n    reason  [Errno 27] File too large" in result.err
+    assert "Traceback" not in result.err
