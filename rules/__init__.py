@@ -6,18 +6,20 @@ and knows nothing of models. They share only the words in the first rows and mee
 
 WORDS: tuple[tuple[str, ...], ...] = (
     ("errors", "digest"),
-    ("action",),
+    ("action", "rule"),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
     ("gates", "pins", "release", "source"),
     ("spec",),
-    ("flags", "launcher", "variant"),
+    ("flags", "launcher", "memory", "variant"),
     ("steps",),
     ("case", "translate"),
-    ("engine_rules", "serving_rules"),
+    ("checks", "checks.build", "checks.precision", "checks.serving"),
     ("quantizer",),
     ("backends", "backends.openvino", "backends.trtllm"),
     ("backend",),
+    ("checks.entry",),
+    ("checks.evaluation", "checks.shapes"),
     ("check",),
     ("plan",),
 )
@@ -36,7 +38,8 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("sweep", "choosing", "evaluation"),
     ("tasks", "serving"),
     ("commands", "commands.run"),
-    ("commands.affected", "commands.plan", "commands.render", "commands.schema", "commands.serve", "commands.stop"),
+    ("commands.affected", "commands.check", "commands.plan", "commands.render"),
+    ("commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.recommend", "commands.why"),
 )
 

@@ -3,7 +3,7 @@
 precisions   the precisions it can build
 device       "cpu": one rank and no platform; "gpu": a platform is required
 Options      pydantic model with the fields `build` and `serving`: the entry's tables of those names
-rules        what else can be known to be wrong with an entry, and `advice`, what is only unwise
+rules        what else can be known to be wrong, or unwise, with an entry
 checkpoint   (point, build) -> the actions that make the weights, last the checkpoint itself.
              It never sees the shape, so all shapes share one checkpoint
 engine       (variant, point, checkpoint action's name, both tables) -> the action that makes the engine
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Literal, Protocol, cast
 
@@ -22,14 +21,11 @@ from pydantic import BaseModel
 
 from rules import backends
 from rules.action import Action
-from rules.errors import Problem
+from rules.rule import Rule
 from rules.steps import Rendering
 from rules.variant import Point, Setting, Variant
 
-__all__ = ["Backend", "Rule", "find", "names"]
-
-
-Rule = Callable[[Setting], Iterator[Problem]]
+__all__ = ["Backend", "find", "names"]
 
 
 class Backend(Protocol):
@@ -38,8 +34,7 @@ class Backend(Protocol):
     precisions: tuple[str, ...]
     device: Literal["cpu", "gpu"]
     Options: type[BaseModel]
-    rules: tuple[Rule, ...]
-    advice: tuple[Rule, ...]
+    rules: tuple[Rule[Setting], ...]
 
     def checkpoint(self, point: Point, build: Any) -> tuple[Action, ...]:
         """The actions that make the weights of one point, in order; the last is the checkpoint."""

@@ -1,7 +1,6 @@
 """One entry of the TensorRT-LLM lane under examination: a setting, and the release that its toolchain names.
 
-A rule is a function from a Setting to its problems, as in rules/check.py. A rule is silent where another refuses:
-without a release that exists there is nothing more to say.
+A rule is silent where another refuses: without a release that exists there is nothing more to say.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from rules.errors import Problem
 from rules.release import Release, load
 from rules.variant import Setting
 
-__all__ = ["Case", "Rule", "about", "case"]
-
-Rule = Callable[[Setting], Iterator[Problem]]
+__all__ = ["Case", "about", "case"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +64,8 @@ def case(setting: Setting) -> Case | None:
     return Case(setting=setting, release=release, build=setting.entry.build, serving=setting.entry.serving)
 
 
-def about(told: Callable[[Case], Iterator[Problem]]) -> Rule:
-    """A rule about a case; silent where there is none, which `release_exists` tells."""
+def about(told: Callable[[Case], Iterator[Problem]]) -> Callable[[Setting], Iterator[Problem]]:
+    """What `told` says of a setting's case; silent where there is none, which `release_exists` tells."""
 
     def rule(setting: Setting) -> Iterator[Problem]:
         of = case(setting)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rules import digest, steps, translate
 from rules.action import Action, Files, Input, Local, Output
-from rules.engine_rules import TEXT_FILES
+from rules.checks.build import TEXT_FILES
 from rules.pins import pins
 from rules.release import Release
 from rules.spec import Calibration

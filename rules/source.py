@@ -23,7 +23,11 @@ HUB = Path(__file__).parent / "hub.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Dims:
-    """What of a model's config.json limits how it can be built; 0 where the file does not say."""
+    """What of a model's config.json limits how it can be built; 0 where the file does not say.
+
+    `max_positions` counts what rope scaling adds. `experts` is 0 for a dense model, and else `intermediate` is the
+    width of one expert and `shared` that of the one that every token passes. `tied`: the output layer is the embedding.
+    """
 
     heads: int
     kv_heads: int
@@ -32,6 +36,11 @@ class Dims:
     hidden: int = 0
     intermediate: int = 0
     family: str = ""  # config.json's model_type
+    head_size: int = 0
+    vocab: int = 0
+    experts: int = 0
+    shared: int = 0
+    tied: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +52,25 @@ class Source:
     revision: str = ""
 
 
+VOCAB = 2048  # tiny.py's; all of them have it
 TINY: Mapping[str, Dims] = {
-    "qwen2": Dims(heads=4, kv_heads=2, layers=4, max_positions=2048, hidden=256, intermediate=640, family="qwen2"),
-    "llama": Dims(heads=4, kv_heads=2, layers=2, max_positions=2048, hidden=256, intermediate=640, family="llama"),
-    "gpt2": Dims(heads=4, kv_heads=4, layers=2, max_positions=1024, hidden=256, intermediate=1024, family="gpt2"),
+    name: Dims(
+        heads=4,
+        kv_heads=kv_heads,
+        layers=layers,
+        max_positions=positions,
+        hidden=256,
+        intermediate=intermediate,
+        family=name,
+        head_size=64,
+        vocab=VOCAB,
+        tied=tied,
+    )
+    for name, kv_heads, layers, positions, intermediate, tied in (
+        ("qwen2", 2, 4, 2048, 640, True),
+        ("llama", 2, 2, 2048, 640, False),
+        ("gpt2", 4, 2, 1024, 1024, True),
+    )
 }
 SCHEMES = ("tiny", "file", "hf")
 _HUB_NAME = re.compile(r"(?P<where>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
@@ -57,8 +81,13 @@ _FIELDS = {
     "layers": ("num_hidden_layers", "n_layer"),
     "max_positions": ("max_position_embeddings", "n_positions"),
     "hidden": ("hidden_size", "n_embd"),
-    "intermediate": ("intermediate_size", "n_inner"),
+    "intermediate": ("moe_intermediate_size", "intermediate_size", "n_inner"),
+    "head_size": ("head_dim",),
+    "vocab": ("vocab_size",),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "shared": ("shared_expert_intermediate_size",),
 }
+_SCALED = ("linear", "dynamic", "yarn")  # the others' max_position_embeddings has the factor in it
 
 
 def parse(text: str) -> Source | Problem:
@@ -105,7 +134,20 @@ def _dims(config: Mapping[str, object]) -> Dims:
     family = config.get("model_type")
     if family == "gpt2":  # n_inner is null in its own config: four times the width
         found["intermediate"] = found["intermediate"] or 4 * found["hidden"]
-    return Dims(**found, family=family if isinstance(family, str) else "")
+    found["head_size"] = found["head_size"] or (found["hidden"] // found["heads"] if found["heads"] else 0)
+    found["max_positions"] = _scaled(found["max_positions"], config.get("rope_scaling"))
+    tied = bool(config.get("tie_word_embeddings", family == "gpt2"))  # GPT-2's own config does not say
+    return Dims(**found, family=family if isinstance(family, str) else "", tied=tied)
+
+
+def _scaled(positions: int, scaling: object) -> int:
+    """The positions that a model can be asked for. YaRN counts from the length it was trained with."""
+    if not isinstance(scaling, Mapping):
+        return positions
+    factor, trained = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+    if scaling.get("rope_type", scaling.get("type")) not in _SCALED or not isinstance(factor, (int, float)):
+        return positions
+    return max(positions, int(factor * (trained if isinstance(trained, int) else positions)))
 
 
 def _first(config: Mapping[str, object], names: tuple[str, ...]) -> int:

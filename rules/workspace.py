@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from rules.remotes import connect
 from rules.store import Store
 from rules.variant import Variant
 
-__all__ = ["Workspace", "load"]
+__all__ = ["Workspace", "load", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ class Workspace:
         except BuildError:
             return False
 
+    def variants(self, names: Iterable[str]) -> list[Variant]:
+        """The variants that these actions are of: all of a model of its source, of a point of its checkpoint."""
+        of = {name.partition(":")[2] for name in names}
+        return [one for one in self.plan.variants.values() if not of.isdisjoint((*one.prefixes(), one.name))]
+
     def chosen(self, names: list[str]) -> list[Variant]:
         """The variants behind `names`, or the default set. Raises Misconfigured with an unknown name or no default."""
         wanted = names or list(self.plan.spec.serve.default)
@@ -68,17 +74,21 @@ class Workspace:
 @cache
 def load(root: Path) -> Workspace:
     """The workspace in the folder `root`. Raises Misconfigured when its models.toml is missing or wrong."""
-    try:
-        text = (root / "models.toml").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "run doit in a folder with a models.toml; README.md has one of ten lines"
-        problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
-        raise Misconfigured(problem) from error
-    plan = plans.load(text, root)
+    plan = plans.load(text(root), root)
     cache = _cache(plan, root)
     upkeep.enroll(cache.store, root / "artifacts")
     executor = Executor(Artifacts(root / "artifacts"), cache, plan.actions, gpu.machine, lambda: git.revision(root))
     return Workspace(root=root, plan=plan, executor=executor)
+
+
+def text(root: Path) -> str:
+    """The models.toml in the folder `root`. Raises Misconfigured when it cannot be read."""
+    try:
+        return (root / "models.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "run doit in a folder with a models.toml; README.md has one of ten lines"
+        problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
+        raise Misconfigured(problem) from error
 
 
 def _cache(plan: Plan, root: Path) -> Cache:

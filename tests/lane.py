@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rules import plan
-from rules.case import Rule
+from rules.rule import Rule
 from rules.source import TINY
 from rules.spec import read
 from rules.variant import Setting
@@ -27,6 +27,7 @@ def toml(release: str = "0.11.0", runner: str = "local", sm: int = 90, head: str
     """The text of a models.toml; `entry` are keys of the model as TOML, and `head` more of the toolchain."""
     lines = "\n".join(f"{key} = {value}" for key, value in {**ENTRY, **entry}.items())
     return (
+        '[toolchains.cpu]\nbackend = "openvino"\n'
         f'[toolchains.t]\nbackend = "trtllm"\nrelease = "{release}"\nrunner = "{runner}"\n{head}\n'
         f"[platforms.p]\nsm = {sm}\nmemory_gib = 80\ngpus = 8\n[models.m]\n{lines}\n"
     )
@@ -55,6 +56,6 @@ def setting(text: str, folder: Path, model: str = "") -> Setting:
     )
 
 
-def told(rules: tuple[Rule, ...], of: Setting) -> list[str]:
+def told(rules: tuple[Rule[Setting], ...], of: Setting) -> list[str]:
     """What the rules say, each problem as the text a user reads."""
     return [str(problem) for rule in rules for problem in rule(of)]

@@ -13,7 +13,7 @@ import pytest
 from rules.errors import Problem
 from rules.source import TINY, Dims, Source, dims, parse
 
-WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "model_type")
+WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "model_type", "vocab_size", "tie_word_embeddings")
 FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
 
 
@@ -122,6 +122,7 @@ def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architectu
     tokenizer = SimpleNamespace(bos_token_id=0, eos_token_id=1, pad_token_id=2)
     made = tool["_configuration"](architecture, tokenizer)
     config: dict[str, Any] = {name: getattr(made, name, None) for name in (*FIELDS, *WIDTHS)}
+    width, heads = config["hidden_size"], config["num_attention_heads"]
     assert TINY[architecture] == Dims(
         heads=config["num_attention_heads"],
         kv_heads=config["num_key_value_heads"] or config["num_attention_heads"],
@@ -130,4 +131,7 @@ def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architectu
         hidden=config["hidden_size"],
         intermediate=config["intermediate_size"] or 4 * config["hidden_size"],
         family=config["model_type"],
+        head_size=width // heads,
+        vocab=config["vocab_size"],
+        tied=config["tie_word_embeddings"],
     )

@@ -5,7 +5,7 @@ No GPU and no container, so the whole path runs on a laptop and in CI.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rules import steps
 from rules.action import Action, Output
 from rules.errors import Problem
+from rules.rule import Rule, error
 from rules.steps import CONFIG, WEIGHTS, Rendering
 from rules.variant import Point, Setting, Variant
 
-__all__ = ["Options", "advice", "checkpoint", "device", "engine", "precisions", "rules", "serving"]
+__all__ = ["Options", "checkpoint", "device", "engine", "precisions", "rules", "serving"]
 
 precisions = ("fp32", "fp16", "int8_wo", "int4_wo")
 device: Literal["cpu", "gpu"] = "cpu"
@@ -67,6 +68,7 @@ class Options(_Strict):
     serving: Serving = Serving()
 
 
+@error("leave it out")
 def plain_toolchain(setting: Setting) -> Iterator[Problem]:
     """A toolchain of this family names no release and no container: the pinned packages are all of it."""
     given = setting.toolchain.model_fields_set - {"backend"}
@@ -75,8 +77,7 @@ def plain_toolchain(setting: Setting) -> Iterator[Problem]:
         yield Problem(what=what, hint="leave it out")
 
 
-rules: tuple[Callable[[Setting], Iterator[Problem]], ...] = (plain_toolchain,)
-advice: tuple[Callable[[Setting], Iterator[Problem]], ...] = ()
+rules: tuple[Rule[Setting], ...] = (plain_toolchain,)
 
 
 def checkpoint(point: Point, build: Build) -> tuple[Action, ...]:

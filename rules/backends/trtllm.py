@@ -1,7 +1,7 @@
 """The TensorRT-LLM lane: engines of trtllm-build for NVIDIA GPUs, releases 0.8 to 1.2, served by Triton.
 
 A release is data (rules/release.py); what an entry intends becomes its command lines in rules/translate.py, and what
-is wrong or unwise is told by rules/engine_rules.py and rules/serving_rules.py.
+is wrong or unwise is told by rules/checks/.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rules import engine_rules, quantizer, serving_rules, steps, translate
+from rules import quantizer, steps, translate
 from rules.action import Action, Output
-from rules.case import Rule
+from rules.checks import build as build_rules
+from rules.checks import precision as precision_rules
+from rules.checks import serving as serving_rules
 from rules.release import Release, load
+from rules.rule import Rule
 from rules.spec import Toolchain
 from rules.steps import Rendering
 from rules.translate import Intent
-from rules.variant import Point, Variant
+from rules.variant import Point, Setting, Variant
 
 __all__ = [
     "ROOT",
     "Options",
-    "advice",
     "checkpoint",
     "device",
     "engine",
@@ -36,8 +38,7 @@ __all__ = [
 
 precisions = ("fp16", "bf16", "fp8", "int8_wo", "int8_sq", "int4_awq", "int4_wo")
 device: Literal["cpu", "gpu"] = "gpu"
-rules: tuple[Rule, ...] = (*engine_rules.RULES, *serving_rules.RULES)
-advice: tuple[Rule, ...] = (*engine_rules.ADVICE, *serving_rules.ADVICE)
+rules: tuple[Rule[Setting], ...] = (*build_rules.RULES, *precision_rules.RULES, *serving_rules.RULES)
 
 # Where the runner mounts a model repository: upstream's engine resolves no relative paths.
 ROOT = "/repository"

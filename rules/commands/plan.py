@@ -56,9 +56,9 @@ def closure(space: Workspace, names: Iterable[str]) -> list[Action]:
 
 def unwise(space: Workspace, wanted: Iterable[Action]) -> list[Problem]:
     """What is unwise in the entries that these actions are of."""
-    variants = (space.plan.variants.get(action.name.partition(":")[2]) for action in wanted)
-    paths = {f"models.{variant.model}." for variant in variants if variant}
-    return [problem for problem in check.advice(space.plan.spec, space.root) if problem.what.startswith(tuple(paths))]
+    names = dict.fromkeys(action.name.partition(":")[2] for action in wanted)
+    variants = [space.plan.variants[name] for name in names if name in space.plan.variants]
+    return [finding.problem for finding in check.findings(space.plan.spec, space.root, variants)]
 
 
 def as_text(looked: list[Outlook]) -> str:

@@ -1,22 +1,24 @@
-"""What can be known to be wrong, or unwise, with an engine of the TensorRT-LLM lane before GPU hours are spent."""
+"""The release of TensorRT-LLM has what an entry's checkpoint and engine are made with: flags, programs, an image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rules.case import Case, Rule, about
+from rules.case import Case, about
 from rules.errors import Problem
 from rules.flags import unknown_flag, value_problem
 from rules.release import nearest_hint, versions, with_image
-from rules.translate import AWQ_BLOCK, CALIBRATED, FAMILIES, OWN, upstream_program
+from rules.rule import Rule, error, warning
+from rules.translate import CALIBRATED, FAMILIES, OWN, upstream_program
 from rules.variant import Setting
 
-__all__ = ["ADVICE", "INTENTS", "RULES", "TEXT_FILES"]
+__all__ = ["INTENTS", "RULES", "TEXT_FILES"]
 
 INTENTS = ("quantizer", "dtype", "kv_cache_dtype", "workers")
 TEXT_FILES = (".jsonl", ".parquet")
 
 
+@error("write a release that there is data for", "backend#389", "TRT-LLM#1038")
 def release_exists(setting: Setting) -> Iterator[Problem]:
     """The toolchain names a release that there is data for."""
     path, named = f"toolchains.{setting.name}.release", setting.toolchain.release
@@ -26,6 +28,13 @@ def release_exists(setting: Setting) -> Iterator[Problem]:
         yield Problem(what=f"{path}: there is no release {named!r}", hint=nearest_hint(named))
 
 
+@error(
+    "name the image of the release, or the release of the image",
+    "backend#194",
+    "backend#389",
+    "backend#451",
+    "server#7374",
+)
 @about
 def image_fits(of: Case) -> Iterator[Problem]:
     """A container's image is one that carries the release, as far as that is known."""
@@ -48,6 +57,7 @@ def image_fits(of: Case) -> Iterator[Problem]:
         yield Problem(what=f"{path}.image: is not one of TensorRT-LLM {of.release.version}", facts=facts, hint=hint)
 
 
+@error("write a flag of the release's trtllm-build", "TRT-LLM#2008", "TRT-LLM#2143", "TRT-LLM#1840")
 @about
 def flags_known(of: Case) -> Iterator[Problem]:
     """`build` holds our own keys and flags that the release has, with values that they take."""
@@ -64,34 +74,7 @@ def flags_known(of: Case) -> Iterator[Problem]:
                 yield problem
 
 
-@about
-def precision_fits_gpu(of: Case) -> Iterator[Problem]:
-    """FP8 needs Ada or Hopper (SM 89), and FP8 context attention Hopper (SM 90)."""
-    sm = of.setting.platform.sm if of.setting.platform else 0
-    facts = (("platform", f"{of.setting.entry.platform}: SM {sm}"),)
-    if 0 < sm < 89 and "fp8" in of.precisions:
-        yield Problem(what=f"{of.path}.precisions: fp8 needs SM 89", facts=facts, hint="int8_sq runs on SM 80")
-    if 0 < sm < 89 and of.kv_cache_dtype == "fp8":
-        yield Problem(what=f"{of.path}.build.kv_cache_dtype: fp8 needs SM 89", facts=facts, hint="int8 runs on SM 80")
-    if 0 < sm < 90 and of.build.get("use_fp8_context_fmha") in (True, "enable"):
-        what = f"{of.path}.build.use_fp8_context_fmha: needs SM 90"
-        yield Problem(what=what, facts=facts, hint="leave it out: it is turned on where it can be")
-
-
-@about
-def kv_cache_fits_precision(of: Case) -> Iterator[Problem]:
-    """A quantized KV cache needs scales, which only calibrated precisions have; INT8 cannot be paged in context."""
-    legal = {"fp8": tuple(CALIBRATED), "int8": ("int8_sq", "int4_awq")}.get(str(of.kv_cache_dtype), ())
-    wrong = [name for name in of.precisions if legal and name not in legal]
-    if wrong:
-        what = f"{of.path}.build.kv_cache_dtype: {of.kv_cache_dtype} does not go with {', '.join(wrong)}"
-        yield Problem(what=what, hint=f"it goes with {', '.join(legal)}; other precisions need an entry of their own")
-    if of.kv_cache_dtype == "int8":
-        for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
-            what = f"{of.path}.serving.{name}: not with an int8 KV cache"
-            yield Problem(what=what, hint='write kv_cache_dtype = "fp8" or "auto"')
-
-
+@error("leave one of the two out", "TRT-LLM#2057")
 @about
 def flags_fit_each_other(of: Case) -> Iterator[Problem]:
     """What trtllm-build itself refuses, or would do otherwise than asked, after parsing."""
@@ -107,20 +90,7 @@ def flags_fit_each_other(of: Case) -> Iterator[Problem]:
             yield Problem(what=f"{path}.reduce_fusion: needs use_custom_all_reduce", hint="leave one of them out")
 
 
-@about
-def ranks_hold_blocks(of: Case) -> Iterator[Problem]:
-    """INT4 AWQ has one scale for 128 columns, which cannot be split over ranks."""
-    dims = of.setting.dims
-    if "int4_awq" not in of.precisions or not dims or not (dims.hidden and dims.intermediate):
-        return
-    for parallelism in of.setting.parallelisms():
-        for name, columns in (("hidden size", dims.hidden), ("intermediate size", dims.intermediate)):
-            if columns % (AWQ_BLOCK * parallelism.tp):
-                what = f"{of.path}.parallelism: tp {parallelism.tp} splits blocks of {AWQ_BLOCK} columns of int4_awq"
-                yield Problem(what=what, facts=((name, str(columns)),), hint="lower tp, or take int8_wo or fp8")
-                break
-
-
+@error("take a pp that divides the layers", "TRT-LLM#855")
 @about
 def stages_hold_layers(of: Case) -> Iterator[Problem]:
     """Every pipeline stage has the same number of layers: TensorRT-LLM's mapping divides them evenly."""
@@ -132,6 +102,7 @@ def stages_hold_layers(of: Case) -> Iterator[Problem]:
             yield Problem(what=what, facts=(("layers", str(dims.layers)),), hint=f"pp may be {legal}")
 
 
+@error("write `calibration`: a file of texts that is there", "TRT-LLM#5247", "TRT-LLM#1351", "TRT-LLM#14930")
 @about
 def calibration_given(of: Case) -> Iterator[Problem]:
     """Scales are measured on texts that are declared, there, and in a form that the quantizer reads."""
@@ -155,6 +126,7 @@ def calibration_given(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint='write quantizer = "modelopt" for anything else')
 
 
+@error("take the other quantizer, or another precision", "TRT-LLM#2049", "TRT-LLM#3583")
 @about
 def quantizer_can(of: Case) -> Iterator[Problem]:
     """The quantizer makes such checkpoints, and trtllm-build of the release builds them."""
@@ -181,25 +153,24 @@ def quantizer_can(of: Case) -> Iterator[Problem]:
                 yield Problem(what=what, hint='write quantizer = "modelopt"')
 
 
+@warning("run trtllm-build --help in the image before a long build, or take a release that was read", "TRT-LLM#2143")
 @about
-def flags_certain(of: Case) -> Iterator[Problem]:
-    """A flag that is given is proven to be in the release."""
-    for name in of.build:
-        flag = of.release.flag("build", name)
-        if flag and flag.uncertain:
-            yield Problem(what=f"{of.path}.build.{name}: may not be in {of.release.version}: {flag.uncertain}")
+def release_read(of: Case) -> Iterator[Problem]:
+    """The flags of some releases are inferred from their neighbours: those that are given here may not be there."""
+    sure, why = of.release.sure("build")
+    given = [name for name in of.build if name not in INTENTS]
+    if sure != "exact" and given:
+        what = f"{of.path}.build: the flags of {of.release.version} are {sure}"
+        yield Problem(what=what, facts=(("given", ", ".join(given)), ("why", why)), hint="trtllm-build --help tells")
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule[Setting], ...] = (
     release_exists,
     image_fits,
     flags_known,
-    precision_fits_gpu,
-    kv_cache_fits_precision,
     flags_fit_each_other,
-    ranks_hold_blocks,
     stages_hold_layers,
     calibration_given,
     quantizer_can,
+    release_read,
 )
-ADVICE: tuple[Rule, ...] = (flags_certain,)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rules.case import Case, Rule, about
+from rules.case import Case, about
 from rules.errors import Problem
 from rules.flags import setting_problems, unknown_setting
 from rules.release import number
+from rules.rule import Rule, error, warning
+from rules.variant import Setting
 
-__all__ = ["ADVICE", "PLACED", "RULES"]
+__all__ = ["PLACED", "RULES"]
 
 PLACED = ("engine_dir", "tokenizer_dir")  # render.py says where they are
 _DERIVED: Mapping[str, str] = {
@@ -20,6 +22,7 @@ _DERIVED: Mapping[str, str] = {
 }
 
 
+@error("write a placeholder of the release's templates", "server#8592", "backend#210", "backend#207", "backend#500")
 @about
 def settings_known(of: Case) -> Iterator[Problem]:
     """`serving` holds `streaming` and placeholders that the release's templates have, with values that they take."""
@@ -32,6 +35,9 @@ def settings_known(of: Case) -> Iterator[Problem]:
     yield from setting_problems(path, {name: of.release.settings()[name] for name in known[1:]}, of.serving)
 
 
+@error(
+    "turn it on in `build` too, or leave it out of `serving`", "backend#271", "backend#251", "backend#323", "truss#1099"
+)
 @about
 def serving_fits_engine(of: Case) -> Iterator[Problem]:
     """What is served is not turned off in the engine: paged context, paged KV cache, packed input, beams, logits."""
@@ -54,6 +60,7 @@ def serving_fits_engine(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint="float16 and TYPE_FP16 go together; so do float32 and TYPE_FP32")
 
 
+@error("raise build.max_num_tokens, or serve with chunked context", "TRT-LLM#718", "TRT-LLM#1780")
 @about
 def tokens_hold_a_prompt(of: Case) -> Iterator[Problem]:
     """Without chunked context a prompt is one step: max_num_tokens holds at least one."""
@@ -67,6 +74,7 @@ def tokens_hold_a_prompt(of: Case) -> Iterator[Problem]:
             yield Problem(what=what, hint=hint)
 
 
+@error("leave the cap out: memory decides then", "backend#59", "backend#303")
 @about
 def cache_holds_a_request(of: Case) -> Iterator[Problem]:
     """The KV cache holds at least one full request, and leaves the GPU some memory."""
@@ -80,6 +88,7 @@ def cache_holds_a_request(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint="0.9 is upstream's default; 0 is no cache at all")
 
 
+@warning("leave the cap out: memory decides then", "backend#183", "backend#293")
 @about
 def cache_holds_a_batch(of: Case) -> Iterator[Problem]:
     """The KV cache holds a batch of full requests; else they wait, or are paused."""
@@ -90,6 +99,7 @@ def cache_holds_a_batch(of: Case) -> Iterator[Problem]:
             yield Problem(what=what, facts=facts, hint="leave it out: memory decides then")
 
 
+@warning("leave use_paged_context_fmha out", "backend#271")
 @about
 def paged_context_used(of: Case) -> Iterator[Problem]:
     """Paged context attention costs a little; it is for chunked context and KV-cache reuse."""
@@ -99,6 +109,7 @@ def paged_context_used(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint="write enable_chunked_context or enable_kv_cache_reuse = true in `serving`")
 
 
+@warning("serve with chunked context, or without streaming", "backend#293")
 @about
 def policy_kept(of: Case) -> Iterator[Problem]:
     """Up to 0.11.0 a streaming engine without chunked context overrules max_utilization."""
@@ -108,8 +119,15 @@ def policy_kept(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint="write enable_chunked_context = true, or streaming = false")
 
 
-RULES: tuple[Rule, ...] = (settings_known, serving_fits_engine, tokens_hold_a_prompt, cache_holds_a_request)
-ADVICE: tuple[Rule, ...] = (cache_holds_a_batch, paged_context_used, policy_kept)
+RULES: tuple[Rule[Setting], ...] = (
+    settings_known,
+    serving_fits_engine,
+    tokens_hold_a_prompt,
+    cache_holds_a_request,
+    cache_holds_a_batch,
+    paged_context_used,
+    policy_kept,
+)
 
 
 def _full_requests(of: Case) -> Iterator[tuple[int, int, int, int]]:

@@ -1,0 +1,84 @@
+"""A rule is shown by an entry that it refuses and one that it lets pass, each a whole models.toml of one model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rules import check
+from rules.source import HUB
+from tests.lane import toml
+
+__all__ = ["CPU", "FILE", "Example", "Examples", "Tiny", "folder", "said"]
+
+CPU: Mapping[str, Any] = {
+    "source": '"tiny:qwen2"',
+    "toolchain": '"cpu"',
+    "precisions": '["int8_wo"]',
+    "shapes": "[{ batch = 8, isl = 256, osl = 64 }]",
+}
+_GPU = {"toolchain": '"t"', "precisions": '["fp16"]'}
+FILE: Mapping[str, Any] = {**_GPU, "source": '"file:there"'}  # 16 heads, 4 KV heads, 6 layers, 4096 positions
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments of `toml` for an entry that is refused and for one that passes, and what is said, with which hint.
+
+    `model` is that of the source: a tiny one, none that is known (""), or Qwen2-72B.
+    """
+
+    bad: Mapping[str, Any]
+    good: Mapping[str, Any]
+    what: str
+    hint: str
+    model: str | None = None
+
+    def text(self, changed: Mapping[str, Any]) -> str:
+        """models.toml with these changes."""
+        source = {None: {}, "": {"source": '"hf:some/model"'}}.get(
+            self.model, {**CPU, **_GPU, "source": f'"tiny:{self.model}"'}
+        )
+        return toml(**{**source, **changed})
+
+
+@dataclass(frozen=True)
+class Tiny(Example):
+    """An example of a tiny Qwen2, where no other is named."""
+
+    model: str | None = "qwen2"
+
+
+Examples = Mapping[str, list[Example]]
+
+
+# Folder -> its config.json: what the rules are shown on; `odd` has heads of 12.5 columns.
+CONFIGS: Mapping[str, Mapping[str, object]] = {
+    "there": {
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 6,
+        "max_position_embeddings": 4096,
+        "hidden_size": 2048,
+    },
+    "odd": {"num_attention_heads": 8, "hidden_size": 100},
+    "Qwen2-72B": json.loads(HUB.read_text())["Qwen/Qwen2-7B"],
+}
+
+
+def folder(root: Path) -> Path:
+    """`root` with the checkpoints of CONFIGS and calibration texts."""
+    for name, config in CONFIGS.items():
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps(config))
+    (root / "texts.jsonl").write_text('{"input": "a"}\n')
+    (root / "texts").mkdir()
+    return root
+
+
+def said(rule: str, text: str, root: Path) -> list[str]:
+    """What the rule of that id says of `text`."""
+    return [str(finding.problem) for finding in check.examine(text, root) if finding.id == rule]

@@ -1,0 +1,56 @@
+"""A precision that cannot run, cannot be cut or is known to go wrong is told."""
+
+from __future__ import annotations
+
+from tests.checks.examples import Examples, Tiny
+from tests.lane import TEXTS
+
+AWQ = {"precisions": '["int4_awq"]', "calibration": TEXTS}
+EXAMPLES: Examples = {
+    "precision-fits-gpu": [
+        Tiny(
+            {"sm": 80, "precisions": '["fp8"]'},
+            {"sm": 89, "precisions": '["fp8"]'},
+            "models.m.precisions: fp8 needs",
+            "SM 80",
+        ),
+        Tiny(
+            {"sm": 80, "build": '{ kv_cache_dtype = "fp8" }'},
+            {"sm": 89, "build": '{ kv_cache_dtype = "fp8" }'},
+            "models.m.build.kv_cache_dtype: fp8 needs SM 89",
+            "int8",
+        ),
+        Tiny(
+            {"sm": 89, "build": "{ use_fp8_context_fmha = true }"},
+            {"sm": 90, "build": "{ use_fp8_context_fmha = true }"},
+            "models.m.build.use_fp8_context_fmha: needs SM 90",
+            "leave it out",
+        ),
+    ],
+    "kv-cache-fits-precision": [
+        Tiny(
+            {"precisions": '["fp16", "fp8"]', "build": '{ kv_cache_dtype = "fp8" }'},
+            {"precisions": '["fp8", "int4_awq"]', "build": '{ kv_cache_dtype = "fp8" }'},
+            "models.m.build.kv_cache_dtype: fp8 does not go with fp16",
+            "an entry of their own",
+        ),
+        Tiny(
+            {
+                "precisions": '["int8_sq"]',
+                "build": '{ kv_cache_dtype = "int8" }',
+                "serving": "{ enable_kv_cache_reuse = true }",
+            },
+            {"precisions": '["int8_sq"]', "build": '{ kv_cache_dtype = "int8" }'},
+            "models.m.serving.enable_kv_cache_reuse: not with an int8 KV cache",
+            '"fp8" or "auto"',
+        ),
+    ],
+    "ranks-hold-blocks": [
+        Tiny(
+            {**AWQ, "parallelism": '["tp2"]'},
+            {**AWQ, "parallelism": '["tp1"]'},
+            "models.m.parallelism: tp 2 splits blocks of 128 columns of int4_awq",
+            "lower tp",
+        ),
+    ],
+}
