@@ -9,17 +9,18 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("action", "rule"),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
-    ("gates", "pins", "release", "source"),
+    ("cluster", "gates", "pins", "release", "source"),
     ("spec",),
     ("flags", "launcher", "memory", "variant"),
     ("steps",),
+    ("manifests",),
     ("case", "translate"),
     ("checks", "checks.build", "checks.precision", "checks.serving"),
     ("quantizer",),
     ("backends", "backends.openvino", "backends.trtllm"),
     ("backend",),
     ("checks.entry",),
-    ("checks.evaluation", "checks.shapes"),
+    ("checks.cluster", "checks.evaluation", "checks.shapes"),
     ("check",),
     ("plan",),
 )
@@ -31,17 +32,16 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("cache",),
     ("executor", "freshness", "upkeep"),
     ("outlook",),
-    ("picture",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
     ("index", "server", "envelope", "findings"),
-    ("sweep", "choosing", "evaluation", "tables"),
-    ("tasks", "serving", "page"),
+    ("sweep", "choosing", "evaluation"),
+    ("tasks", "serving"),
     ("commands", "commands.run"),
     ("commands.affected", "commands.check", "commands.plan", "commands.render"),
     ("commands.schema", "commands.serve", "commands.stop"),
-    ("commands.cache", "commands.recommend", "commands.report", "commands.why"),
+    ("commands.cache", "commands.recommend", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -8,6 +8,8 @@ checkpoint   (point, build) -> the actions that make the weights, last the check
              It never sees the shape, so all shapes share one checkpoint
 engine       (variant, point, checkpoint action's name, both tables) -> the action that makes the engine
 serving      (variant, point, both tables) -> what the model repository is rendered from
+manifests    (variant, point, what is asked of a cluster) -> the actions that write its manifests; none where a family
+             has no image to serve with
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pydantic import BaseModel
 
 from rules import backends
 from rules.action import Action
+from rules.cluster import Kubernetes
 from rules.rule import Rule
 from rules.steps import Rendering
 from rules.variant import Point, Setting, Variant
@@ -44,6 +47,9 @@ class Backend(Protocol):
 
     def serving(self, variant: Variant, point: Point, options: Any) -> Rendering:
         """What the model repository is rendered from."""
+
+    def manifests(self, variant: Variant, point: Point, asked: Kubernetes) -> tuple[Action, ...]:
+        """The actions that write what a cluster serves `variant` with."""
 
 
 @cache

@@ -25,7 +25,8 @@ _MULTI, _SPAWN, _NO_MPI = "multi-model", "disable-spawn-processes", "no-mpi"
 class Launch:
     """One server. `world_size` is the engine's, `gpus` how many the server sees, `ports` HTTP, gRPC and metrics.
 
-    With a `log`, Triton writes verbosely into that file; without, what it says is on its standard error.
+    With a `log`, Triton writes verbosely into that file; without, what it says is on its standard error. `across` are
+    mpirun's own words for the machines, when the ranks are on several.
     """
 
     world_size: int
@@ -35,13 +36,14 @@ class Launch:
     gpus: int = 0
     log: str = ""
     prefix: str = "prefix"
+    across: tuple[str, ...] = ()
 
 
 def argv(release: Release, launch: Launch) -> list[str]:
     """One mpirun with a block of arguments per rank. In orchestrator mode there is one block, whatever the ranks."""
     ranks = launch.world_size if launch.mode == "leader" else 1
     blocks = [word for rank in range(ranks) for word in _block(release, launch, rank)]
-    return ["mpirun", "--allow-run-as-root", *blocks]
+    return ["mpirun", "--allow-run-as-root", *launch.across, *blocks]
 
 
 def environment(release: Release, launch: Launch) -> dict[str, str]:

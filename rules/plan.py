@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import backend, check, source, spec, steps
+from rules import backend, check, cluster, source, spec, steps
 from rules.action import Action, Files, Input, Output
 from rules.errors import Misconfigured, Problem
 from rules.spec import Spec
@@ -16,7 +16,7 @@ from rules.variant import Point, Variant, expand
 
 __all__ = ["STAGES", "Plan", "identities", "load", "make", "variant_identities"]
 
-STAGES = ("source", "checkpoint", "engine", "build", "smoke")
+STAGES = ("source", "checkpoint", "engine", "build", "smoke", "k8s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,9 @@ class _Entry:
         yield "engine", (engine,)
         yield "build", (steps.repository(variant.name, variant.model, engine.name, rendering),)
         yield "smoke", (smoke if family.device == "cpu" else _where_its_engine_runs(smoke, engine, variant),)
+        asked = cluster.merged(self._parsed.k8s, self._entry.k8s)
+        if manifests := family.manifests(variant, point, asked):
+            yield "k8s", manifests
 
     def _made_from(self, variant: Variant, family: backend.Backend, options: Any) -> tuple[Point, tuple[Action, ...]]:
         found = self._checkpoints.get(variant.point)

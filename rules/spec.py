@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from rules.cluster import Kubernetes
 from rules.errors import Problem, nearest
 from rules.gates import LIMITS
 
@@ -93,12 +94,15 @@ class Toolchain(_Strict):
 class Platform(_Strict):
     """The machine that engines are built for: compute capability x 10 (90 is Hopper), GiB per GPU, GPUs.
 
+    An engine of more ranks is built on one machine and served on several: `nodes` of its kind.
+
     `price_per_hour` is of the whole machine, in any one currency: `doit recommend` then compares cost.
     """
 
     sm: Count
     memory_gib: Count
     gpus: Count
+    nodes: Count = 1
     price_per_hour: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -154,7 +158,7 @@ class Eval(_Strict):
 
 class Model(_Strict):
     """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's; the
-    names that `gates` may hold, what a measurement must reach, are those of rules/gates.py.
+    names that `gates` may hold, what a measurement must reach, are those of rules/gates.py. `k8s` goes over [k8s].
     """
 
     source: str
@@ -168,6 +172,7 @@ class Model(_Strict):
     gates: Annotated[dict[str, Finite], Field(json_schema_extra={"propertyNames": {"enum": [*LIMITS]}})] = {}
     build: dict[str, Any] = {}
     serving: dict[str, Any] = {}
+    k8s: Kubernetes | None = None
 
     def toolchains(self) -> list[str]:
         """The toolchains' names, one or several."""
@@ -208,11 +213,17 @@ class Spec:
     toolchains: Mapping[str, Toolchain]
     platforms: Mapping[str, Platform]
     models: Mapping[str, Model]
+    k8s: Kubernetes = field(default_factory=Kubernetes)
 
 
 _TABLES: Mapping[str, type[_Strict]] = {"toolchains": Toolchain, "platforms": Platform, "models": Model}
-_SINGLES: Mapping[str, type[_Strict]] = {"cache": Cache, "serve": Serve}
-_NESTED: Mapping[str, type[_Strict]] = {"shapes": Shape, "calibration": Calibration, "eval": Eval}
+_SINGLES: Mapping[str, type[BaseModel]] = {"cache": Cache, "serve": Serve, "k8s": Kubernetes}
+_NESTED: Mapping[str, type[BaseModel]] = {
+    "shapes": Shape,
+    "calibration": Calibration,
+    "eval": Eval,
+    "k8s": Kubernetes,
+}
 _KEYS = (*_TABLES, *_SINGLES, "default")
 _Entry = TypeVar("_Entry", bound=BaseModel)
 
@@ -232,6 +243,7 @@ def read(text: str) -> tuple[Spec, list[Problem]]:
         toolchains=_entries("toolchains", Toolchain, data, problems),
         platforms=_entries("platforms", Platform, data, problems),
         models=_entries("models", Model, data, problems),
+        k8s=_single("k8s", Kubernetes, data, problems) or Kubernetes(),
     )
     return spec, problems
 

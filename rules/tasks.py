@@ -50,6 +50,7 @@ _DOCS = {
     "build": "the Triton model repository, ready to serve",
     "smoke": "the repository served by the real server, and asked",
     "eval": "its answers to the user's questions, scored: an observation, made anew each time",
+    "k8s": "manifests with which a cluster serves the repository",
 }
 
 

@@ -187,7 +187,7 @@ def test_a_parallelism_is_written_in_one_way(text: str) -> None:
 
 def test_the_schema_describes_every_table_and_forbids_others() -> None:
     made = schema()
-    assert set(made["properties"]) == {"cache", "serve", "default", "toolchains", "platforms", "models"}
+    assert set(made["properties"]) == {"cache", "serve", "k8s", "default", "toolchains", "platforms", "models"}
     assert made["additionalProperties"] is False
     toolchain = made["$defs"]["Model"]["properties"]["toolchain"]
     assert [choice["type"] for choice in toolchain["anyOf"]] == ["string", "array"]

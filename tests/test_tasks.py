@@ -236,6 +236,7 @@ def test_an_empty_models_toml_has_the_stages_and_nothing_in_them(workspace: Spac
         "checkpoint",
         "engine",
         "eval",
+        "k8s",
         "smoke",
         "source",
     ]

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rules import steps
 from rules.action import Action, Output
+from rules.cluster import Kubernetes
 from rules.errors import Problem
 from rules.rule import Rule, error
 from rules.steps import CONFIG, WEIGHTS, Rendering
 from rules.variant import Point, Setting, Variant
 
-__all__ = ["Options", "checkpoint", "device", "engine", "precisions", "rules", "serving"]
+__all__ = ["Options", "checkpoint", "device", "engine", "manifests", "precisions", "rules", "serving"]
 
 precisions = ("fp32", "fp16", "int8_wo", "int4_wo")
 device: Literal["cpu", "gpu"] = "cpu"
@@ -133,3 +134,8 @@ def serving(variant: Variant, _point: Point, options: Options) -> Rendering:
     return Rendering(
         overlays=("openvino",), values={name: "" if value is None else value for name, value in values.items()}
     )
+
+
+def manifests(_variant: Variant, _point: Point, _asked: Kubernetes) -> tuple[Action, ...]:
+    """None: this lane's server is a wheel, not an image."""
+    return ()

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rules import manifests as cluster_manifests
 from rules import quantizer, steps, translate
 from rules.action import Action, Output
 from rules.checks import build as build_rules
 from rules.checks import precision as precision_rules
 from rules.checks import serving as serving_rules
+from rules.cluster import Kubernetes
 from rules.release import Release, load
 from rules.rule import Rule
 from rules.spec import Toolchain
@@ -31,6 +33,7 @@ __all__ = [
     "device",
     "engine",
     "intent",
+    "manifests",
     "precisions",
     "rules",
     "serving",
@@ -165,6 +168,14 @@ def serving(variant: Variant, point: Point, options: Options) -> Rendering:
     }
     words = {name: str(value) for name, value in values.items()}  # True and False, as in upstream's documents
     return Rendering(overlays=(), values=words, contract=release.version, root=ROOT)
+
+
+def manifests(variant: Variant, point: Point, asked: Kubernetes) -> tuple[Action, ...]:
+    """What a cluster serves the variant with, in the toolchain's image or the release's own; none without either."""
+    release = _release(point.toolchain)
+    image = point.toolchain.image or release.image
+    gpus = point.platform.gpus if point.platform else 1
+    return (cluster_manifests.write(variant, release, asked, image, gpus, ROOT),) if image else ()
 
 
 def intent(point: Point, build: Build, *, paged_context: bool = False) -> Intent:

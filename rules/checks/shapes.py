@@ -72,13 +72,26 @@ def pp_within_layers(subject: Subject) -> Iterator[Problem]:
 
 @error("lower tp x pp, or name a platform with more GPUs", "TRT-LLM#2021", "TRT-LLM#1047", "backend#564")
 def ranks_within_platform(subject: Subject) -> Iterator[Problem]:
-    """The platform has a GPU for each rank."""
+    """The platform has a GPU for each rank, on one node or on several."""
     platform = subject.spec.platforms.get(subject.entry.platform or "")
     for parallelism in subject.parallelisms():
-        if platform and parallelism.world_size > platform.gpus:
+        if platform and parallelism.world_size > platform.gpus * platform.nodes:
+            there = platform.gpus * platform.nodes
             what = f"{subject.path}.parallelism: {parallelism} needs {parallelism.world_size} GPUs"
-            facts = (("platform", f"{subject.entry.platform}: {platform.gpus} GPUs"),)
-            yield Problem(what=what, facts=facts, hint=f"tp x pp may be up to {platform.gpus}")
+            facts = (("platform", f"{subject.entry.platform}: {there} GPUs"),)
+            yield Problem(what=what, facts=facts, hint=f"tp x pp may be up to {there}")
+
+
+@error("make tp x pp a multiple of the node's GPUs")
+def ranks_fill_nodes(subject: Subject) -> Iterator[Problem]:
+    """Ranks on several nodes fill each of them: the nodes of a group are alike."""
+    platform = subject.spec.platforms.get(subject.entry.platform or "")
+    for parallelism in subject.parallelisms():
+        ranks = parallelism.world_size
+        if platform and platform.gpus < ranks <= platform.gpus * platform.nodes and ranks % platform.gpus:
+            what = f"{subject.path}.parallelism: {parallelism} leaves GPUs of a node without a rank"
+            facts = (("platform", f"{subject.entry.platform}: {platform.gpus} GPUs a node"),)
+            yield Problem(what=what, facts=facts, hint=f"tp x pp may be a multiple of {platform.gpus}")
 
 
 @error("lower isl or osl", "TRT-LLM#2702", "TRT-LLM#4641", "backend#130")
@@ -137,6 +150,7 @@ RULES: tuple[Rule[Subject], ...] = (
     kv_heads_replicated,
     pp_within_layers,
     ranks_within_platform,
+    ranks_fill_nodes,
     lengths_within_positions,
     head_size_multiple_of_8,
     vocabulary_padded,

@@ -13,6 +13,7 @@ from tests.checks.examples import CPU, FILE, Example, Examples, said
 from tests.lane import toml
 
 SHORT = "[{ batch = 8, isl = 256, osl = 64 }]"
+TWO = "[platforms.two]\nsm = 90\nmemory_gib = 80\ngpus = 8\nnodes = 2"
 EXAMPLES: Examples = {
     "one-rank-on-a-cpu": [
         Example(
@@ -58,6 +59,20 @@ EXAMPLES: Examples = {
             {"parallelism": '["tp4pp2"]'},
             "models.m.parallelism: tp4pp4 needs 16 GPUs",
             "up to 8",
+        ),
+        Example(
+            {"head": TWO, "platform": '"two"', "parallelism": '["tp8pp4"]'},
+            {"head": TWO, "platform": '"two"', "parallelism": '["tp8pp2"]'},
+            "models.m.parallelism: tp8pp4 needs 32 GPUs",
+            "up to 16",
+        ),
+    ],
+    "ranks-fill-nodes": [
+        Example(
+            {"head": TWO, "platform": '"two"', "parallelism": '["tp2pp5"]'},
+            {"head": TWO, "platform": '"two"', "parallelism": '["tp4pp2", "tp8pp2"]'},
+            "models.m.parallelism: tp2pp5 leaves GPUs of a node without a rank",
+            "multiple of 8",
         )
     ],
     "lengths-within-positions": [
