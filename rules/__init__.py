@@ -32,16 +32,17 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("cache",),
     ("executor", "freshness", "upkeep"),
     ("outlook",),
+    ("picture",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
     ("index", "server", "envelope", "findings"),
-    ("sweep", "choosing", "evaluation"),
-    ("tasks", "serving"),
+    ("sweep", "choosing", "evaluation", "tables"),
+    ("tasks", "serving", "page"),
     ("commands", "commands.run"),
     ("commands.affected", "commands.check", "commands.plan", "commands.render"),
     ("commands.schema", "commands.serve", "commands.stop"),
-    ("commands.cache", "commands.recommend", "commands.why"),
+    ("commands.cache", "commands.recommend", "commands.report", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from rules.errors import Misconfigured, Problem
 
-__all__ = ["export", "planned", "revision"]
+__all__ = ["commits", "export", "planned", "revision"]
+
+_MANY = 50
 
 
 def revision(root: Path) -> str:
@@ -20,6 +22,17 @@ def revision(root: Path) -> str:
         return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def commits(root: Path, since: str, until: str) -> list[tuple[str, str, str]]:
+    """(short hash, date, subject) of up to 50 commits after `since` up to `until`, newest first; [] of unknown ones."""
+    span = f"{since.rstrip('+')}..{until.rstrip('+')}"
+    try:
+        told = _git(root, "log", f"-n{_MANY}", "--format=%h%x1f%cs%x1f%s", "--end-of-options", span)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    rows = (line.split("\x1f", 2) for line in told.splitlines())
+    return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
 def export(root: Path, rev: str, target: Path) -> None:

@@ -61,3 +61,19 @@ def test_what_is_no_revision_is_said_so(repository: Path, tmp_path: Path, rev: s
 
 def test_a_revision_that_cannot_tell_is_none(repository: Path) -> None:
     assert git.planned(repository, repository) is None
+
+
+def test_the_commits_between_two_revisions_are_named_newest_first(repository: Path) -> None:
+    first = git.revision(repository)
+    for text in ("second", "third"):
+        (repository / "models.toml").write_text(text)
+        _git(repository, "commit", "-qam", f"{text}: \x1f what changed")
+    found = git.commits(repository, f"{first}+", git.revision(repository))
+    assert [subject for _, _, subject in found] == ["third: \x1f what changed", "second: \x1f what changed"]
+    assert git.revision(repository).startswith(found[0][0])
+
+
+def test_between_revisions_that_git_does_not_know_there_are_no_commits(repository: Path, tmp_path: Path) -> None:
+    assert git.commits(repository, "0" * 40, git.revision(repository)) == []
+    assert git.commits(repository, "", "") == []
+    assert git.commits(tmp_path, "--output=x", "HEAD") == []
