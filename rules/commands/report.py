@@ -8,15 +8,16 @@ from typing import Any
 
 from doit.exceptions import InvalidCommand
 
-from rules import findings, git, page, picture, tables
-from rules.artifacts import Unknown
+from rules import findings, git, memory, page, picture, source, tables
 from rules.commands import EngineCommand
 from rules.commands.plan import closure
 from rules.errors import BuildError, Misconfigured, Problem, nearest
 from rules.findings import Findings
 from rules.outlook import Outlook, look
 from rules.picture import Box
+from rules.source import Dims, Source
 from rules.tasks import here
+from rules.translate import MAX_NUM_TOKENS
 from rules.workspace import Workspace
 
 __all__ = ["Report"]
@@ -115,10 +116,18 @@ def _looked(space: Workspace, model: str) -> list[Outlook]:
 
 
 def _budget(space: Workspace, name: str) -> dict[str, int]:
-    """Bytes that the variant is expected to take: its engine's files, which the server loads whole."""
-    if name not in space.plan.variants:
+    """Bytes that a full batch is expected to take on all ranks of the variant; {} where its config.json is unknown."""
+    variant = space.plan.variants.get(name)
+    where = source.parse(variant.entry.source) if variant else None
+    dims = source.dims(where, space.root) if isinstance(where, Source) else None
+    if variant is None or not isinstance(dims, Dims) or not memory.parameters(dims):
         return {}
-    try:
-        return {"engine files": space.executor.artifacts.receipt(f"engine:{name}").size()}
-    except Unknown:
-        return {}
+    shape, width = variant.shape, 4 if variant.precision == "fp32" else 2
+    cut = memory.Cut(precision=variant.precision, parallelism=variant.parallelism, width=width)
+    tokens = min(shape.batch * shape.isl, MAX_NUM_TOKENS)
+    parts = {
+        "weights": memory.weights(dims, cut),
+        "KV cache": shape.batch * (shape.isl + shape.osl) * memory.cache_bytes(dims, variant.parallelism, width),
+        "activations": memory.activations(dims, cut, tokens, sequences=shape.batch),
+    }
+    return {part: size * variant.parallelism.world_size for part, size in parts.items()}

@@ -34,6 +34,17 @@ def test_the_page_is_one_file_with_the_build_graph(measured: Space) -> None:
     assert "http://" not in text.split('id="data"')[0].replace("http://www.w3.org", "")
 
 
+def test_the_expected_memory_is_the_models_arithmetic(measured: Space) -> None:
+    pytest.importorskip("plotly")
+    measured.build("report")
+    data = json.loads(measured.read("artifacts/report.html").split('id="data">')[1].split("</script>")[0])
+    (int8, fp32), (elsewhere,) = (model["variants"] for model in data["models"])
+    layers, kv_heads, head_size = 4, 2, 64
+    assert fp32["budget"]["KV cache"] == 8 * (256 + 64) * 2 * layers * kv_heads * head_size * 4
+    assert fp32["budget"]["weights"] > int8["budget"]["weights"] > 3_000_000
+    assert elsewhere["budget"] == {}
+
+
 def test_other_formats_go_to_standard_output_in_the_order_of_models_toml(measured: Space) -> None:
     rows = json.loads(measured.build("report", "--format", "json"))["points"]
     assert [row["variant"] for row in rows if row["model"]] == [INT8, FP32]
