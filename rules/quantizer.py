@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rules import digest, steps, translate
 from rules.action import Action, Files, Input, Local, Output
-from rules.checks.build import TEXT_FILES
+from rules.checks.calibration import TEXT_FILES
 from rules.pins import pins
 from rules.release import Release
 from rules.spec import Calibration
 from rules.steps import CONFIG, TOKENIZER, WEIGHTS
-from rules.translate import AWQ_BLOCK, CALIBRATED, FAMILIES, Intent
+from rules.translate import AWQ_BLOCK, FAMILIES, Intent, measured
 from rules.variant import Point
 
 __all__ = ["MODELOPT", "modelopt", "upstream"]
@@ -26,7 +26,7 @@ _FULL = 0.6  # of a GPU's memory may be weights while their scales are measured
 
 def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
     """ModelOpt here: the same checkpoint for every platform, and it needs no container."""
-    calibrated = point.precision in CALIBRATED
+    calibrated = measured(point.precision, wanted.kv_cache_dtype)
     made = steps.action(
         f"checkpoint:{point.name}",
         "modelopt_quantize",

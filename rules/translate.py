@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "build_flags",
     "convert",
+    "measured",
     "num_tokens",
     "quantize",
     "typed",
@@ -152,6 +153,11 @@ def quantize(release: Release, intent: Intent, calibration: Calibration | None) 
         values |= {"calib_dataset": "{calibration}", "calib_size": calibration.size}
         values["calib_max_seq_length"] = values["max_seq_length"] = calibration.length
     return _script(release, "quantize", values)
+
+
+def measured(precision: str, kv_cache_dtype: object) -> bool:
+    """Whether scales are measured on texts: those of the weights and activations, or of a quantized KV cache alone."""
+    return precision in CALIBRATED or kv_cache_dtype != "auto"
 
 
 def upstream_program(precision: str, family: str) -> Program:

@@ -11,7 +11,7 @@ from rules.source import TINY
 from rules.spec import read
 from rules.variant import Setting
 
-__all__ = ["ENTRY", "TEXTS", "planned", "setting", "told", "toml"]
+__all__ = ["ENTRY", "TEXTS", "planned", "setting", "texts", "told", "toml"]
 
 ENTRY: Mapping[str, str] = {
     "source": '"hf:Qwen/Qwen2-72B-Instruct"',
@@ -35,9 +35,14 @@ def toml(release: str = "0.11.0", runner: str = "local", sm: int = 90, head: str
 
 def planned(text: str, folder: Path) -> plan.Plan:
     """The plan of `text` in a folder with calibration texts."""
-    (folder / "texts.jsonl").write_text('{"input": "a"}\n')
-    (folder / "texts").mkdir(exist_ok=True)
+    texts(folder)
     return plan.load(text, folder)
+
+
+def texts(folder: Path) -> None:
+    """The calibration texts that TEXTS names, and a folder for those of upstream's scripts."""
+    (folder / "texts.jsonl").write_text(64 * '{"input": "a"}\n')
+    (folder / "texts").mkdir(exist_ok=True)
 
 
 def setting(text: str, folder: Path, model: str = "") -> Setting:

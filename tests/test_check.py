@@ -15,6 +15,7 @@ from rules.spec import read
 from rules.variant import expand
 from tests.checks import (
     test_build,
+    test_calibration,
     test_cluster,
     test_entry,
     test_evaluation,
@@ -55,7 +56,16 @@ FAMILIES: Examples = {
         )
     ],
 }
-PLACES = (test_entry, test_shapes, test_cluster, test_evaluation, test_build, test_precision, test_serving)
+PLACES = (
+    test_entry,
+    test_shapes,
+    test_cluster,
+    test_evaluation,
+    test_build,
+    test_calibration,
+    test_precision,
+    test_serving,
+)
 EXAMPLES = {rule: of for place in (*(one.EXAMPLES for one in PLACES), FAMILIES) for rule, of in place.items()}
 PAIRS = [(rule, example) for rule, examples in EXAMPLES.items() for example in examples]
 NAMES = [f"{rule}-{number}" for rule, examples in EXAMPLES.items() for number in range(len(examples))]

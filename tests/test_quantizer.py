@@ -80,6 +80,15 @@ def test_a_tokenizer_and_texts_are_seen_only_where_scales_are_measured(point: Po
     assert plain["source"] == Output(action="source:m", only=(*CONFIG, *WEIGHTS))
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8_wo", "fp8"])
+def test_a_quantized_kv_cache_is_measured_whatever_the_weights_are(point: Point, precision: str) -> None:
+    point = replace(point, precision=precision)
+    made = quantizer.modelopt(point, load("0.11.0"), replace(_intent(point), kv_cache_dtype="fp8"))
+    assert {"tokenizer", "calibration"} <= set(dict(made.inputs))
+    assert {"--tokenizer={tokenizer}", "--calibration={calibration}", "--calibration-size=64"} <= set(made.argv)
+    assert made.gpus == 4
+
+
 def test_a_file_of_texts_is_keyed_by_its_content_and_a_folder_too(point: Point) -> None:
     path = point.root / "texts.jsonl"
     assert dict(_modelopt(point).inputs)["calibration"] == Files(root=str(path), members=(("", digest.of_file(path)),))

@@ -16,6 +16,7 @@ from rules import manifests as cluster_manifests
 from rules import quantizer, steps, translate
 from rules.action import Action, Output
 from rules.checks import build as build_rules
+from rules.checks import calibration as calibration_rules
 from rules.checks import precision as precision_rules
 from rules.checks import serving as serving_rules
 from rules.cluster import Kubernetes
@@ -41,7 +42,12 @@ __all__ = [
 
 precisions = ("fp16", "bf16", "fp8", "int8_wo", "int8_sq", "int4_awq", "int4_wo")
 device: Literal["cpu", "gpu"] = "gpu"
-rules: tuple[Rule[Setting], ...] = (*build_rules.RULES, *precision_rules.RULES, *serving_rules.RULES)
+rules: tuple[Rule[Setting], ...] = (
+    *build_rules.RULES,
+    *calibration_rules.RULES,
+    *precision_rules.RULES,
+    *serving_rules.RULES,
+)
 
 # Where the runner mounts a model repository: upstream's engine resolves no relative paths.
 ROOT = "/repository"

@@ -9,13 +9,18 @@ from rules.errors import Problem
 from rules.flags import unknown_flag, value_problem
 from rules.release import nearest_hint, versions, with_image
 from rules.rule import Rule, error, warning
-from rules.translate import CALIBRATED, FAMILIES, OWN, upstream_program
+from rules.translate import FAMILIES, OWN, upstream_program
 from rules.variant import Setting
 
-__all__ = ["INTENTS", "RULES", "TEXT_FILES"]
+__all__ = ["INTENTS", "MODELOPT_FAMILIES", "RULES"]
 
 INTENTS = ("quantizer", "dtype", "kv_cache_dtype", "workers")
-TEXT_FILES = (".jsonl", ".parquet")
+MODELOPT_FAMILIES = (
+    "qwen2",
+    "llama",
+    "mistral",
+    "gpt2",
+)  # config.json's model_type, as modelopt_quantize.py knows them
 
 
 @error("write a release that there is data for", "backend#389", "TRT-LLM#1038")
@@ -102,30 +107,6 @@ def stages_hold_layers(of: Case) -> Iterator[Problem]:
             yield Problem(what=what, facts=(("layers", str(dims.layers)),), hint=f"pp may be {legal}")
 
 
-@error("write `calibration`: a file of texts that is there", "TRT-LLM#5247", "TRT-LLM#1351", "TRT-LLM#14930")
-@about
-def calibration_given(of: Case) -> Iterator[Problem]:
-    """Scales are measured on texts that are declared, there, and in a form that the quantizer reads."""
-    calibrated = [name for name in of.precisions if name in CALIBRATED]
-    if not calibrated:
-        return
-    given, path = of.setting.entry.calibration, f"{of.path}.calibration"
-    if of.upstream and "calib_dataset" not in of.release.flags("quantize"):
-        what = f"{of.path}.build.quantizer: quantize.py of {of.release.version} takes its texts from a hub only"
-        yield Problem(what=what, hint='write quantizer = "modelopt"')
-        return
-    if given is None:
-        what = f"{path}: is missing, and {', '.join(calibrated)} is measured on texts"
-        yield Problem(what=what, hint='write calibration = { data = "file:PATH", column = "text", size = 512 }')
-        return
-    file = of.setting.root / given.data.removeprefix("file:")
-    if not file.exists():
-        yield Problem(what=f"{path}.data: {file} does not exist", hint="a .jsonl or .parquet file, or a folder of them")
-    if of.upstream and (file.suffix in TEXT_FILES or given.column != "text"):
-        what = f"{path}: upstream's quantize.py reads a folder with a column `text`"
-        yield Problem(what=what, hint='write quantizer = "modelopt" for anything else')
-
-
 @error("take the other quantizer, or another precision", "TRT-LLM#2049", "TRT-LLM#3583")
 @about
 def quantizer_can(of: Case) -> Iterator[Problem]:
@@ -142,6 +123,10 @@ def quantizer_can(of: Case) -> Iterator[Problem]:
     if not of.upstream and "int8_sq" in of.precisions and split:
         what = f"{path}: modelopt cannot copy {kv_heads} KV heads to tp {split[0]} in int8_sq"
         yield Problem(what=what, hint='write quantizer = "upstream", or lower tp')
+    if not of.upstream and of.family not in ("", *MODELOPT_FAMILIES):
+        what = f"{path}: modelopt is not known to make checkpoints of model_type {of.family!r}"
+        hint = 'write quantizer = "upstream"' if of.family in FAMILIES else f"known: {', '.join(MODELOPT_FAMILIES)}"
+        yield Problem(what=what, hint=hint)
     if of.upstream and of.family not in FAMILIES:
         what = f"{path}: there is no convert_checkpoint.py known for model_type {of.family!r}"
         yield Problem(what=what, hint='write quantizer = "modelopt"')
@@ -170,7 +155,6 @@ RULES: tuple[Rule[Setting], ...] = (
     flags_known,
     flags_fit_each_other,
     stages_hold_layers,
-    calibration_given,
     quantizer_can,
     release_read,
 )

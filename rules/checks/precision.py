@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rules.case import Case, about
 from rules.errors import Problem
@@ -11,6 +11,12 @@ from rules.translate import AWQ_BLOCK, CALIBRATED
 from rules.variant import Setting
 
 __all__ = ["RULES"]
+
+# kv_cache_dtype -> the precisions that ModelOpt makes with it.
+_WITH_CACHE: Mapping[str, tuple[str, ...]] = {
+    "fp8": ("fp16", "bf16", "fp8", "int8_wo", "int8_sq", "int4_awq"),
+    "int8": ("fp16", "bf16", "int8_wo", "int8_sq", "int4_awq"),
+}
 
 
 @error(
@@ -38,12 +44,14 @@ def precision_fits_gpu(of: Case) -> Iterator[Problem]:
 @error("give the precision an entry of its own", "TRT-LLM#2166", "backend#271")
 @about
 def kv_cache_fits_precision(of: Case) -> Iterator[Problem]:
-    """A quantized KV cache needs scales, which only calibrated precisions have; INT8 cannot be paged in context."""
-    legal = {"fp8": tuple(CALIBRATED), "int8": ("int8_sq", "int4_awq")}.get(str(of.kv_cache_dtype), ())
-    wrong = [name for name in of.precisions if legal and name not in legal]
+    """A quantized KV cache needs scales: upstream's scripts have them for calibrated precisions only. INT8 and FP8 do
+    not mix, and an INT8 cache cannot be paged in context.
+    """
+    able = [name for name in _WITH_CACHE.get(str(of.kv_cache_dtype), ()) if name in CALIBRATED or not of.upstream]
+    wrong = [name for name in of.precisions if able and name not in able]
     if wrong:
         what = f"{of.path}.build.kv_cache_dtype: {of.kv_cache_dtype} does not go with {', '.join(wrong)}"
-        yield Problem(what=what, hint=f"it goes with {', '.join(legal)}; other precisions need an entry of their own")
+        yield Problem(what=what, hint=f"it goes with {', '.join(able)}; other precisions need an entry of their own")
     if of.kv_cache_dtype == "int8":
         for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
             what = f"{of.path}.serving.{name}: not with an int8 KV cache"

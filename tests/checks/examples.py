@@ -10,7 +10,7 @@ from typing import Any
 
 from rules import check
 from rules.source import HUB
-from tests.lane import toml
+from tests.lane import texts, toml
 
 __all__ = ["CPU", "FILE", "Example", "Examples", "Tiny", "folder", "said"]
 
@@ -65,6 +65,8 @@ CONFIGS: Mapping[str, Mapping[str, object]] = {
         "hidden_size": 2048,
     },
     "odd": {"num_attention_heads": 8, "hidden_size": 100},
+    "phi3": {"model_type": "phi3"},
+    "mistral": {"model_type": "mistral"},
     "Qwen2-72B": json.loads(HUB.read_text())["Qwen/Qwen2-7B"],
 }
 
@@ -74,8 +76,7 @@ def folder(root: Path) -> Path:
     for name, config in CONFIGS.items():
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(config))
-    (root / "texts.jsonl").write_text('{"input": "a"}\n')
-    (root / "texts").mkdir()
+    texts(root)
     return root
 
 

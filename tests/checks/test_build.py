@@ -91,32 +91,6 @@ EXAMPLES: Examples = {
             "pp may be 1, 2, 4",
         ),
     ],
-    "calibration-given": [
-        Tiny(
-            {"precisions": '["fp8"]'},
-            {"precisions": '["fp16"]'},
-            "models.m.calibration: is missing, and fp8",
-            "file:PATH",
-        ),
-        Tiny(
-            {"precisions": '["fp8"]', "calibration": '{ data = "file:no.jsonl" }'},
-            {"precisions": '["fp8"]', "calibration": TEXTS},
-            "models.m.calibration.data: {root}/no.jsonl does not exist",
-            ".jsonl",
-        ),
-        Tiny(
-            {"precisions": '["fp8"]', "calibration": TEXTS, "build": '{ quantizer = "upstream" }'},
-            {"precisions": '["fp8"]', "calibration": '{ data = "file:texts" }', "build": '{ quantizer = "upstream" }'},
-            "models.m.calibration: upstream's quantize.py reads a folder with a column `text`",
-            "modelopt",
-        ),
-        Tiny(
-            {"release": "0.9.0", "precisions": '["fp8"]', "build": '{ quantizer = "upstream" }'},
-            {"release": "0.9.0", "precisions": '["fp8"]', "calibration": TEXTS},
-            "models.m.build.quantizer: quantize.py of 0.9.0 takes its texts from a hub only",
-            "modelopt",
-        ),
-    ],
     "quantizer-can": [
         Tiny(
             {"precisions": '["int4_wo"]'},
@@ -142,6 +116,12 @@ EXAMPLES: Examples = {
             "models.m.build.quantizer: there is no convert_checkpoint.py known for model_type ''",
             "modelopt",
             "",
+        ),
+        Tiny(
+            {"source": '"file:phi3"'},
+            {"source": '"file:mistral"'},
+            "models.m.build.quantizer: modelopt is not known to make checkpoints of model_type 'phi3'",
+            "known: qwen2, llama, mistral, gpt2",
         ),
     ],
     "release-read": [

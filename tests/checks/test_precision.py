@@ -29,10 +29,20 @@ EXAMPLES: Examples = {
     ],
     "kv-cache-fits-precision": [
         Tiny(
-            {"precisions": '["fp16", "fp8"]', "build": '{ kv_cache_dtype = "fp8" }'},
-            {"precisions": '["fp8", "int4_awq"]', "build": '{ kv_cache_dtype = "fp8" }'},
+            {
+                "precisions": '["fp16", "fp8"]',
+                "build": '{ kv_cache_dtype = "fp8", quantizer = "upstream" }',
+                "calibration": '{ data = "file:texts" }',
+            },
+            {"precisions": '["fp16", "fp8"]', "build": '{ kv_cache_dtype = "fp8" }', "calibration": TEXTS},
             "models.m.build.kv_cache_dtype: fp8 does not go with fp16",
             "an entry of their own",
+        ),
+        Tiny(
+            {"precisions": '["fp8", "bf16"]', "build": '{ kv_cache_dtype = "int8" }'},
+            {"precisions": '["int8_wo", "bf16"]', "build": '{ kv_cache_dtype = "int8" }', "calibration": TEXTS},
+            "models.m.build.kv_cache_dtype: int8 does not go with fp8",
+            "fp16, bf16, int8_wo, int8_sq, int4_awq",
         ),
         Tiny(
             {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import PROJECT
 from tests.tools.conftest import Made, Run
 
 ROWS = 4
@@ -202,15 +205,34 @@ def test_a_folder_without_texts_is_refused(run_tool: Run, bare: Path, out: Path)
     assert "the calibration folder holds no .jsonl and no .parquet file" in done.stderr
 
 
-def test_parquet_without_pyarrow_says_what_to_do(run_tool: Run, bare: Path, out: Path) -> None:
-    if "pyarrow" in sys.modules or _installed("pyarrow"):
-        pytest.skip("pyarrow is here")
-    (bare / "c.parquet").write_bytes(b"PAR1")
-    done = run_tool("modelopt_quantize", *_arguments(bare, bare / "c.parquet", "fp8"), f"--out={out}")
-    assert "pyarrow is not installed\n    file  c.parquet\n    hint: write the column as jsonl" in done.stderr
+PARQUET = Path(__file__).parents[1] / "golden" / "parquet"  # by pyarrow 26: snappy, a dictionary, two row groups
 
 
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
+def _read(path: Path, **more: object) -> list[str]:
+    """The texts that would be measured on, without the quarter of a minute that torch takes to import."""
+    tool = runpy.run_path(str(PROJECT / "rules" / "tools" / "modelopt_quantize.py"))
+    given = {"calibration": path, "calibration_column": "text", "calibration_size": 5, **more}
+    texts: list[str] = tool["calibration_texts"](argparse.Namespace(**given))
+    return texts
 
-    return find_spec(name) is not None
+
+def test_parquet_is_read_as_jsonl_is(texts: Path) -> None:
+    """requirements.md row 29: a folder of parquet files, of which the train split's first rows are taken."""
+    pytest.importorskip("arro3.io")
+    assert _read(PARQUET) == _read(texts)
+
+
+def test_a_parquet_file_that_was_cut_off_or_lacks_the_column_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("arro3.io")
+    whole = next(PARQUET.glob("train*"))
+    (tmp_path / "cut.parquet").write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(Exception, match="this is no whole parquet file"):
+        _read(tmp_path / "cut.parquet")
+    with pytest.raises(Exception, match=r"no such column\n    column     article\n    there are  id, text\n"):
+        _read(whole, calibration_column="article")
+
+
+def test_parquet_without_its_reader_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "arro3.io", None)
+    with pytest.raises(Exception, match=r"arro3-io is not installed\n.*\n    hint: ./doitw installs it; or write"):
+        _read(PARQUET)
