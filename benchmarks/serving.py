@@ -4,8 +4,9 @@
 
 A is OpenVINO GenAI's ContinuousBatchingPipeline in this process, set up and asked as the template does; B and C are
 `ensemble` and `tensorrt_llm_bls` over gRPC, behind the real server. They take turns within one run, with the same
-prompts and a fixed number of output tokens (min_tokens = max_tokens). CPU is what all processes of the contestant
-used, from /proc, without the client's; TTFT is from sending to the first text, one request at a time.
+words in another order each (B and C share an engine that reuses its KV cache: the second to ask the same text would not
+compute its prompt) and a fixed number of output tokens (min_tokens = max_tokens). CPU is what all processes of the
+contestant used, from /proc, without the client's; TTFT is from sending to the first text, one request at a time.
 """
 
 from __future__ import annotations
@@ -109,19 +110,20 @@ def contestants(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
         server.stop()
 
 
-def prompts(count: int, args: argparse.Namespace, seed: object) -> list[str]:
-    """Prompts that nobody has in a KV cache yet."""
-    chosen = random.Random(str(seed))
-    return [" ".join(chosen.choices(WORDS, k=args.isl)) for _ in range(count)]
+def prompts(count: int, args: argparse.Namespace, seed: object, name: str) -> list[str]:
+    """Prompts that no KV cache holds yet: the same words for every contestant, in an order of its own."""
+    chosen, order = random.Random(str(seed)), random.Random(f"{seed} {name}")
+    texts = [chosen.choices(WORDS, k=args.isl) for _ in range(count)]
+    return [" ".join(order.sample(words, len(words))) for words in texts]
 
 
 def throughput(found: dict[str, Any], concurrency: int, args: argparse.Namespace) -> str:
     """A table of the contestants; ratios are medians of the rounds' own ratios."""
     rounds = []
     for number in range(args.rounds + 1):
-        texts = prompts(concurrency, args, (concurrency, number))
         rounds.append({})
         for name, one in turned(found, number):
+            texts = prompts(concurrency, args, (concurrency, number), name)
             try:
                 rounds[-1][name] = wave(one, texts, args.osl)
             except queue.Empty:
@@ -170,8 +172,8 @@ def first_tokens(found: dict[str, Any], args: argparse.Namespace) -> str:
     streams = {name: one for name, one in found.items() if "whole" not in name}
     seconds: dict[str, list[float]] = {name: [] for name in streams}
     for number in range(args.ttft + 3):
-        text = prompts(1, args, ("ttft", number))[0]
         for name, one in turned(streams, number):
+            (text,) = prompts(1, args, ("ttft", number), name)
             seconds[name].append(one.first_token(text))
     taken = {name: [1000 * value for value in values[3:]] for name, values in seconds.items()}
     bare = statistics.median(taken["bare"])
