@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 
 from tests.fakes import PROJECT, site
 from tests.space import Space
+
+pytest_plugins = ("tests.made",)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,14 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"if this is meant: pytest --update-golden -k {name}"
 
     return same
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers of `pytest -n` take whole files: those with slow tests first, so that the last ones are short."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        marked = [item for item in items for name in ("slow", "server") if item.get_closest_marker(name)]
+        slow = Counter(item.path for item in marked)
+        items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

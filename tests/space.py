@@ -69,7 +69,7 @@ class Space:
     def run(self, *args: str, **env: str) -> Result:
         """`doit ARGS` in the folder, to its end."""
         process = self.start(*args, **env)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         return Result(process.returncode, out, err)
 
     def build(self, *args: str) -> str:

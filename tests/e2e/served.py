@@ -8,10 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tests.serving import Server, until
 from tests.tools.test_render import SETTINGS
 
 PROJECT = Path(__file__).parents[2]
-LIMITS = {"max-batch-size": 8, "max-input-len": 120, "max-num-tokens": 256}
-MAX_OUTPUT_LEN = {"gpt2": 880, "llama": 1900}  # within the positions of the tiny models
+LIMITS = {"batch_size": 8, "input_len": 120, "num_tokens": 256}
+OUTPUT_LEN = {"gpt2": 880, "llama": 20_000}
 
 
 def tool(name: str, *arguments: str) -> None:
@@ -33,28 +34,29 @@ def tool(name: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def engine(folder: Path, architecture: str) -> Path:
-    """An engine directory below `folder`, beside its `tokenizer`."""
-    for name in ("source", "weights", "engine", "tokenizer"):
-        (folder / name).mkdir(parents=True)
-    tool("tiny", f"--architecture={architecture}", "--seed=1", f"--out={folder / 'source'}")
-    tool("openvino_convert", f"--source={folder / 'source'}", f"--out={folder / 'weights'}")
-    limits = [f"--{name}={value}" for name, value in LIMITS.items()]
-    limits += [f"--max-output-len={MAX_OUTPUT_LEN[architecture]}"]
-    compiled = ["--precision=fp32", *limits, f"--out={folder / 'engine'}"]
-    tool("openvino_compile", f"--checkpoint={folder / 'weights'}", *compiled)
-    for file in (folder / "source").glob("token*"):
-        shutil.copy(file, folder / "tokenizer")
-    return folder / "engine"
+def without_end(checkpoint: Path, out: Path) -> Path:
+    """An IR whose positions do not end, as rotary ones can be: a request of it can outlast every test."""
+    shutil.copytree(checkpoint, out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1 << 20}))
+    return out
 
 
-def repository(engine: Path, out: Path, **settings: str) -> Path:
+def tokenizer(source: Path, out: Path) -> Path:
+    """The tokenizer files of a checkpoint, alone."""
+    out.mkdir(parents=True)
+    for file in source.glob("token*"):
+        shutil.copy(file, out)
+    return out
+
+
+def repository(engine: Path, tokenizer: Path, out: Path, **settings: str) -> Path:
     """A model repository with the golden settings, but one of each process."""
     counts = dict.fromkeys(("preprocessing_instance_count", "postprocessing_instance_count"), "1")
     values = {**SETTINGS, **counts, "max_queue_size": "0", "max_beam_width": "4", **settings}
     out.mkdir(parents=True)
     templates = [f"--templates={PROJECT / 'templates' / name}" for name in ("triton", "openvino")]
-    places = [f"--engine={engine}", f"--tokenizer={engine.parent / 'tokenizer'}", f"--out={out}"]
+    places = [f"--engine={engine}", f"--tokenizer={tokenizer}", f"--out={out}"]
     contract = f"--contract={PROJECT / 'rules/releases/main.json'}"
     tool("render", *templates, contract, *places, *(f"--set={name}={value}" for name, value in values.items()))
     return out
@@ -107,6 +109,22 @@ class Client:
                     yield item
                 if item.get_response().parameters["triton_final_response"].bool_param:
                     return
+
+    @contextmanager
+    def busy(self, model: str, **arrays: Any) -> Iterator[None]:
+        """Always has one such request in flight, until its cancellation at the end."""
+        inputs, over = [tensor(*item) for item in arrays.items()], threading.Event()
+
+        def ask(result: Any = None, error: Any = None) -> None:
+            if not over.is_set():
+                connection.async_stream_infer(model, inputs)
+
+        with self.grpc() as connection:
+            connection.start_stream(ask)
+            ask()
+            yield
+            over.set()
+            connection.stop_stream(cancel_requests=True)
 
     def abandon_http(self, path: str, events: int = 1, **fields: Any) -> None:
         """Send a request, read so many events, and hang up."""

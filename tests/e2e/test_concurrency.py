@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ TOOLS = ["tiny", "openvino_convert", "openvino_quantize", "openvino_compile", "r
 SHAPE = "{ batch = 8, isl = 256, osl = 64 }"
 SHAPES = ", ".join(f"{{ batch = {batch}, isl = 256, osl = 64 }}" for batch in range(1, MANY + 1))
 SLEEP = "import time\ntime.sleep({})\n"
+GATE = "import time\nfrom pathlib import Path\nPath({0!r}).touch()\nwhile not Path({1!r}).exists(): time.sleep(0.02)\n"
 
 
 def together(*spaces: Space, targets: list[list[str]], **env: str) -> list[str]:
@@ -58,11 +61,27 @@ def nothing_left(space: Space) -> None:
 
 @pytest.mark.slow
 def test_eight_doits_in_one_checkout_build_each_key_once_and_the_waiting_say_for_whom(workspace: Space) -> None:
-    workspace.write("control/tiny.py", SLEEP.format(6))
-    said = together(*[workspace] * MANY, targets=[["-n", "2", "smoke"]] * MANY)
+    """The source is made when the seven others have said that they wait for it, however long that takes them."""
+    go, waiting = workspace.root / "go", re.compile(r"waiting for process \d+ on \S+, which makes source:m$")
+    workspace.write("control/tiny.py", GATE.format(str(workspace.root / "begun"), str(go)))
+    running = [workspace.start("-n", "2", "smoke") for _ in range(MANY)]
+    told = threading.Semaphore(0)
+
+    def hear(process: subprocess.Popen[str]) -> list[str]:
+        said: list[str] = []
+        for line in process.stdout or ():
+            if waiting.search(line) and not any(map(waiting.search, said)):
+                told.release()
+            said.append(line)
+        return said
+
+    with ThreadPoolExecutor(MANY) as ears:
+        heard = [ears.submit(hear, process) for process in running]
+        everybody = all(told.acquire(timeout=60) for _ in range(MANY - 1))
+        go.touch()
+    assert everybody, [one.result() for one in heard]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * MANY
     assert sorted(workspace.ran()) == sorted(TOOLS)
-    waited = [out for out in said if re.search(r"source:m .*waiting for process \d+ on \S+, which makes source:m", out)]
-    assert len(waited) == MANY - 1
     assert "everything is up to date (6 actions)" in workspace.build("smoke")
     nothing_left(workspace)
 
@@ -199,11 +218,8 @@ def test_a_remote_behind_a_read_only_store_is_no_traceback(tmp_path: Path, share
 
 def test_a_remote_that_is_unplugged_while_a_build_runs_is_one_warning(workspace: Space) -> None:
     """What was made meanwhile is sent when it is there again."""
-    gate = (
-        "import time\nfrom pathlib import Path\nPath({0!r}).touch()\nwhile not Path({1!r}).exists(): time.sleep(0.02)\n"
-    )
     begun, go = workspace.root / "begun", workspace.root / "go"
-    workspace.write("control/openvino_quantize.py", gate.format(str(begun), str(go)))
+    workspace.write("control/openvino_quantize.py", GATE.format(str(begun), str(go)))
     with shelf() as team:
         with proxy(team.port) as line:
             spec = SPEC + f'[cache]\nremote = "http://127.0.0.1:{line.port}/team"\n'

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fakes import PROJECT, site
+from tests.fakes import site
+from tests.made import Made
 from tests.space import HEAD, Space
 
 pytestmark = pytest.mark.slow
@@ -56,12 +55,10 @@ class Real(Space):
 
 
 @pytest.fixture(scope="module")
-def once_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once_made(tmp_path_factory: pytest.TempPathFactory, source: Made) -> Path:
     """A folder with `site` and `space`, in which the repository is built."""
     folder = tmp_path_factory.mktemp("real")
-    (folder / "space" / "checkpoint").mkdir(parents=True)
-    tiny = [sys.executable, "-I", str(PROJECT / "rules/tools/tiny.py"), "--architecture=llama", "--seed=1"]
-    subprocess.run([*tiny, f"--out={folder}/space/checkpoint"], check=True, capture_output=True)
+    shutil.copytree(source("llama"), folder / "space" / "checkpoint")
     space = Real(folder / "space", site(folder / "site", real_tools=True))
     space.write("models.toml", SPEC)
     assert space.make("build") == ({"source:m", CHECKPOINT, ENGINE, BUILD}, set())

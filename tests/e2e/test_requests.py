@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import pytest
 pytest.importorskip("openvino_genai")
 pytest.importorskip("tritonclient.grpc")
 
-from tests.e2e.served import Client, engine, repository, tensor, tool
+from tests.e2e.served import LIMITS, OUTPUT_LEN, Client, repository, tensor, tokenizer, tool, without_end
+from tests.made import Made, shape_words
 from tests.serving import Server, until
 
 pytestmark = pytest.mark.server
@@ -28,18 +30,24 @@ pytestmark = pytest.mark.server
 PATHS = ("ensemble", "tensorrt_llm_bls")
 TEXT = "def 你好 🙂("
 LONG: dict[str, Any] = {"text_input": TEXT, "max_tokens": 1800, "end_id": -1}
+ENDLESS = {**LONG, "max_tokens": OUTPUT_LEN["llama"]}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(tmp_path_factory: pytest.TempPathFactory, source: Made, converted: Made, make: Made) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("served")
-    bytes_, marks = engine(folder / "bytes", "gpt2"), engine(folder / "marks", "llama")
+    checkpoints = {"gpt2": converted("gpt2"), "llama": without_end(converted("llama"), folder / "llama")}
+
+    def served(name: str, architecture: str, **settings: str) -> Path:
+        limits = shape_words(**LIMITS, output_len=OUTPUT_LEN[architecture])
+        made = make("openvino_compile", "--checkpoint", checkpoints[architecture], "--precision=fp32", *limits)
+        words = tokenizer(source(architecture), folder / "tokenizers" / name)
+        return repository(made, words, folder / "repositories" / name, **settings)
+
     repositories = {
-        "bytes": repository(bytes_, folder / "repositories/bytes"),
-        "marks": repository(marks, folder / "repositories/marks", accumulate_tokens="true"),
-        "once": repository(
-            bytes_, folder / "repositories/once", decoupled_mode="false", exclude_input_in_output="false"
-        ),
+        "bytes": served("bytes", "gpt2"),
+        "marks": served("marks", "llama", accumulate_tokens="true"),
+        "once": served("once", "gpt2", decoupled_mode="false", exclude_input_in_output="false"),
     }
     server = Server(_folder(folder / "server"), **repositories)
     yield Client(server)
@@ -207,28 +215,21 @@ def test_requests_join_a_running_batch(client: Client) -> None:
     while any(thread.is_alive() for thread in threads):
         seen = max(seen, client.gauge("tensorrt_llm__marks", "scheduled"))
     assert seen == 8
-    assert client.idle("tensorrt_llm__marks", 5)
+    assert client.idle("tensorrt_llm__marks", 30)
 
 
 @pytest.fixture(scope="module")
 def company(client: Client) -> Iterator[float]:
-    """Seven clients that always have a request in flight; how long an eighth takes among them, in seconds."""
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            client.generate("ensemble__marks", **LONG)
-
-    threads = [threading.Thread(target=ask) for _ in range(7)]
-    for thread in threads:
-        thread.start()
-    began = time.monotonic()
-    client.generate("ensemble__marks", **LONG)
-    yield time.monotonic() - began
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert client.idle("tensorrt_llm__marks", 5)
+    """Seven clients that always have a request in flight; how long an endless eighth would take, in seconds."""
+    ids = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": ENDLESS["max_tokens"], "end_id": -1}
+    with ExitStack() as seven:
+        for _ in range(7):
+            seven.enter_context(client.busy("tensorrt_llm__marks", **ids))
+        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 7, 30)
+        began = time.monotonic()
+        client.generate("ensemble__marks", **{**ENDLESS, "max_tokens": 200})
+        yield (time.monotonic() - began) / 200 * ENDLESS["max_tokens"]
+    assert client.idle("tensorrt_llm__marks", 30)
 
 
 def _leaves(client: Client, company: float) -> bool:
@@ -239,7 +240,7 @@ def _leaves(client: Client, company: float) -> bool:
 def _most(client: Client) -> float:
     """The most requests seen active in a while: one of the company may just be between two of its own."""
     seen = []
-    for _ in range(15):
+    for _ in range(5):
         seen.append(client.gauge("tensorrt_llm__marks", "active"))
         time.sleep(0.02)
     return max(seen)
@@ -250,13 +251,13 @@ def _cancelled(client: Client, model: str, arrays: dict[str, Any]) -> None:
     with client.grpc() as connection:
         connection.start_stream(lambda result, error: None)
         connection.async_stream_infer(model, [tensor(*item) for item in arrays.items()])
-        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 5)
+        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 30)
         connection.stop_stream(cancel_requests=True)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_client_that_hangs_up_frees_its_place(client: Client, company: float, path: str) -> None:
-    client.abandon_http(f"/v2/models/{path}__marks/generate_stream", 1, stream=True, **LONG)
+    client.abandon_http(f"/v2/models/{path}__marks/generate_stream", 1, stream=True, **ENDLESS)
     assert _leaves(client, company)
 
 
@@ -264,7 +265,7 @@ def test_a_client_that_hangs_up_frees_its_place(client: Client, company: float, 
     ("path", "stream"), [("ensemble", True), ("tensorrt_llm_bls", True), ("tensorrt_llm_bls", False)]
 )
 def test_a_cancelled_grpc_request_frees_its_place(client: Client, company: float, path: str, stream: bool) -> None:
-    _cancelled(client, f"{path}__marks", {**LONG, "text_input": TEXT.encode(), "stream": stream})
+    _cancelled(client, f"{path}__marks", {**ENDLESS, "text_input": TEXT.encode(), "stream": stream})
     assert _leaves(client, company)
 
 
@@ -275,7 +276,8 @@ def test_a_long_stream_in_company_is_complete(client: Client, company: float, pa
 
 
 def test_the_engine_itself_notices_a_cancelled_request(client: Client, company: float) -> None:
-    arrays = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": 1800, "end_id": -1, "streaming": True}
+    ids = {"input_ids": [5, 6, 7], "input_lengths": 3, "request_output_len": ENDLESS["max_tokens"], "end_id": -1}
+    arrays = {**ids, "streaming": True}
     _cancelled(client, "tensorrt_llm__marks", arrays)
     assert _leaves(client, company)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.fakes import site
+from tests.made import Made
 from tests.space import Space
 from tests.standins import docker, trtllm_build
 
@@ -27,7 +29,7 @@ memory_gib = 96
 gpus = 8
 
 [models.tiny]
-source = "tiny:llama"
+source = "file:llama"
 toolchain = "t"
 platform = "h20"
 precisions = ["fp8"]
@@ -35,16 +37,29 @@ parallelism = ["tp4pp2"]
 shapes = [{{ batch = 8, isl = 128, osl = 64 }}, {{ batch = 4, isl = 128, osl = 64 }}]
 calibration = {{ data = "file:texts.jsonl", size = 2 }}
 """
-EIGHT = "tiny_tp4pp2_fp8_isl128_osl64_bs8"
+CHECKPOINT = "tiny_tp4pp2_fp8"
+EIGHT = f"{CHECKPOINT}_isl128_osl64_bs8"
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory, source: Made) -> Path:
+    """A project folder in which doit runs with this repository's own tools, as a wheel has them, and the checkpoint."""
+    folder = tmp_path_factory.mktemp("quantized")
+    (folder / "space").mkdir()
+    made = Space(folder / "space", site(folder / "site", real_tools=True))
+    shutil.copytree(source("llama"), made.root / "llama")
+    made.write("models.toml", MODELS)
+    made.write("texts.jsonl", '{"text": "the river is long"}\n{"text": "where is the sea?"}\n')
+    assert f"checkpoint:{CHECKPOINT}  made" in made.build("checkpoint:tiny")
+    return folder
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Space:
-    """A project folder in which doit runs with this repository's own tools, as a wheel has them."""
-    made = Space(tmp_path / "space", site(tmp_path / "site", real_tools=True))
-    made.write("models.toml", MODELS)
-    made.write("texts.jsonl", '{"text": "the river is long"}\n{"text": "where is the sea?"}\n')
-    return made
+def space(tmp_path: Path, quantized: Path) -> Space:
+    """A copy of it."""
+    copied = Space(Path(shutil.copytree(quantized / "space", tmp_path / "space")), quantized / "site")
+    copied.write("models.toml", MODELS)
+    return copied
 
 
 @pytest.fixture
@@ -91,8 +106,7 @@ def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoil
 
 def test_an_image_of_another_release_builds_nothing(space: Space, engine: Path) -> None:
     docker.install(engine / "other", {IMAGE: {"tensorrt_llm": "0.11.0"}})
-    space.write("models.toml", MODELS.replace('precisions = ["fp8"]', 'precisions = ["fp16"]'))
     env = {"PATH": f"{engine / 'other' / 'path'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}
-    refused = space.run(f"engine:{EIGHT.replace('fp8', 'fp16')}", **env)
+    refused = space.run(f"engine:{EIGHT}", **env)
     assert refused.rc == 1
     assert "tensorrt_llm in the image is not the version that the key declares" in refused.out + refused.err

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.conftest import Run
+from tests.made import Run
 
 
 class Echo(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.conftest import Run
+from tests.made import Run
 
 
 def _safetensors(path: Path, values: int = 4) -> None:

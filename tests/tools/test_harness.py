@@ -18,7 +18,7 @@ from types import ModuleType
 import pytest
 
 from tests.fakes import PROJECT
-from tests.tools.conftest import Run
+from tests.made import Run
 
 HARNESS = PROJECT / "rules/tools/harness.py"
 PYTHON = os.environ.get("ENGINES_LM_EVAL", sys.executable if importlib.util.find_spec("lm_eval") else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.conftest import Made, Run
+from tests.made import Made, Run
 
 SHAPE = {"max-batch-size": 8, "max-input-len": 256, "max-output-len": 64, "max-num-tokens": 2048}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.conftest import Made, Run
+from tests.made import Made, Run
 
 WRITTEN = {"openvino_model.xml", "openvino_model.bin", "config.json", "generation_config.json", "summary.txt"}
 PROMPTS = ("What do bees make?", "日本の首都はどこですか？", "def main(", "The quick brown fox")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.conftest import Made, Run
+from tests.made import Made, Run
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 PRECISIONS = ("fp16", "int8_wo", "int4_wo")

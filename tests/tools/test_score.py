@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import PROJECT
-from tests.tools.conftest import Run
+from tests.made import Run
 
 
 def _module() -> ModuleType:

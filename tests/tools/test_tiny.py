@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import PROJECT
-from tests.tools.conftest import Made
+from tests.made import Made
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -21,15 +21,6 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-
-
-def _tool() -> Any:
-    spec = importlib.util.spec_from_file_location("tiny", PROJECT / "rules" / "tools" / "tiny.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -88,18 +79,34 @@ def test_llama_has_a_bos_leading_space_pieces_and_byte_fallback(source: Made) ->
     assert "<0x9F>" in pieces
 
 
-def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(make: Made, source: Made, tmp_path: Path) -> None:
-    first = source("llama")
-    again = make("tiny", "--architecture=llama", "--seed=20")
-    other = make("tiny", "--architecture=llama", "--seed=21")
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    """The tool as a module."""
+    spec = importlib.util.spec_from_file_location("tiny", PROJECT / "rules" / "tools" / "tiny.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_same_seed_makes_the_same_bytes(make: Made, source: Made) -> None:
+    first, again = source("llama"), make("tiny", "--architecture=llama", "--seed=20")
     assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in again.iterdir()}
-    assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
 
 
-def test_training_that_does_not_end_in_the_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = _tool()
+def test_another_seed_makes_other_weights(source: Made, tiny: Any) -> None:
+    made, tokenizer = _loaded(source("llama"))
+    same, other = (tiny.make_model("llama", seed, tokenizer).state_dict()["lm_head.weight"] for seed in (20, 21))
+    assert made.state_dict()["lm_head.weight"].equal(same)
+    assert not same.equal(other)
+
+
+def test_training_that_does_not_end_in_the_answers_is_refused(
+    source: Made, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiny, "MAX_STEPS", 1)
-    tokenizer = tiny.make_tokenizer("qwen2")
+    _, tokenizer = _loaded(source("qwen2"))
     model = tiny.make_model("qwen2", 20, tokenizer)
     with pytest.raises(tiny.Refused, match="not memorised in 1 steps"):
         tiny.train(model, tokenizer)
