@@ -68,7 +68,7 @@ def test_a_manifest_without_placeholders_names_every_template(project: Path) -> 
 
 
 def test_doit_list(workspace: Space, project: Path, golden: Golden) -> None:
-    for path in ("models.toml", "data/calibration.jsonl"):
+    for path in ("models.toml", "data/calibration.jsonl", "data/questions.jsonl"):
         workspace.write(path, (project / path).read_text())
     golden("list.txt", _squeezed(workspace.build("list")))
 
