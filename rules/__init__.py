@@ -15,7 +15,7 @@ WHAT: tuple[tuple[str, ...], ...] = (
     ("steps",),
     ("manifests",),
     ("case", "translate"),
-    ("checks", "checks.build", "checks.calibration", "checks.precision", "checks.serving"),
+    ("checks", "checks.build", "checks.calibration", "checks.memory", "checks.precision", "checks.serving"),
     ("quantizer",),
     ("backends", "backends.openvino", "backends.trtllm"),
     ("backend",),

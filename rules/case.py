@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rules.errors import Problem
 from rules.release import Release, load
@@ -49,6 +49,11 @@ class Case:
     def family(self) -> str:
         """config.json's model_type; empty where that is not known."""
         return self.setting.dims.family if self.setting.dims else ""
+
+    def number(self, table: Literal["build", "serving"], name: str) -> int | None:
+        """A whole number that the entry gives; None where it gives none, or something else."""
+        value = getattr(self, table).get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def served(self, *names: str) -> list[str]:
         """Those of `names` that `serving` turns on."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rules.source import Dims
 from rules.spec import Parallelism
 
-__all__ = ["GIB", "Cut", "activations", "cache_bytes", "linear_bytes", "parameters", "weights"]
+__all__ = ["GIB", "Cut", "activations", "cache_bytes", "known", "linear_bytes", "parameters", "weights"]
 
 GIB = 1 << 30
 # model_type -> how its blocks differ from Llama's: no gate in the MLP; a bias on all or on the QKV projections.
@@ -39,6 +39,11 @@ class Cut:
     precision: str
     parallelism: Parallelism
     width: int = 2
+
+
+def known(precision: str) -> bool:
+    """Whether it is known how many bytes a weight of this precision takes."""
+    return precision in _LINEAR
 
 
 def linear_bytes(precision: str) -> float:

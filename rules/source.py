@@ -42,6 +42,11 @@ class Dims:
     shared: int = 0
     tied: bool = False
 
+    def divides(self, tp: int) -> bool:
+        """Whether `tp` ranks share the heads evenly: KV heads are split, or each is on the same number of ranks."""
+        kv_heads = self.kv_heads or self.heads
+        return self.heads % tp == 0 and (kv_heads % tp == 0 or tp % kv_heads == 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:

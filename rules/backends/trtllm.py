@@ -17,6 +17,7 @@ from rules import quantizer, steps, translate
 from rules.action import Action, Output
 from rules.checks import build as build_rules
 from rules.checks import calibration as calibration_rules
+from rules.checks import memory as memory_rules
 from rules.checks import precision as precision_rules
 from rules.checks import serving as serving_rules
 from rules.cluster import Kubernetes
@@ -47,6 +48,7 @@ rules: tuple[Rule[Setting], ...] = (
     *calibration_rules.RULES,
     *precision_rules.RULES,
     *serving_rules.RULES,
+    *memory_rules.RULES,
 )
 
 # Where the runner mounts a model repository: upstream's engine resolves no relative paths.

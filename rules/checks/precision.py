@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from rules.case import Case, about
 from rules.errors import Problem
-from rules.rule import Rule, error
+from rules.rule import Rule, error, warning
 from rules.translate import AWQ_BLOCK, CALIBRATED
 from rules.variant import Setting
 
@@ -29,11 +29,17 @@ _WITH_CACHE: Mapping[str, tuple[str, ...]] = {
 )
 @about
 def precision_fits_gpu(of: Case) -> Iterator[Problem]:
-    """FP8 needs Ada or Hopper (SM 89), and FP8 context attention Hopper (SM 90)."""
+    """bf16 needs Ampere (SM 80), FP8 Ada (SM 89), FP8 context attention Hopper (SM 90), FP4 Blackwell (SM 100)."""
     sm = of.setting.platform.sm if of.setting.platform else 0
     facts = (("platform", f"{of.setting.entry.platform}: SM {sm}"),)
     if 0 < sm < 89 and "fp8" in of.precisions:
         yield Problem(what=f"{of.path}.precisions: fp8 needs SM 89", facts=facts, hint="int8_sq runs on SM 80")
+    if 0 < sm < 80 and ("bf16" in of.precisions or of.build.get("dtype") == "bfloat16"):
+        yield Problem(what=f"{of.path}.precisions: bf16 needs SM 80", facts=facts, hint="take fp16")
+    if 0 < sm < 100 and (of.build.get("gemm_plugin") == "nvfp4" or of.build.get("fuse_fp4_quant") in (True, "enable")):
+        yield Problem(
+            what=f"{of.path}.build: FP4 needs SM 100", facts=facts, hint="leave gemm_plugin and fuse_fp4_quant out"
+        )
     if 0 < sm < 89 and of.kv_cache_dtype == "fp8":
         yield Problem(what=f"{of.path}.build.kv_cache_dtype: fp8 needs SM 89", facts=facts, hint="int8 runs on SM 80")
     if 0 < sm < 90 and of.build.get("use_fp8_context_fmha") in (True, "enable"):
@@ -73,4 +79,57 @@ def ranks_hold_blocks(of: Case) -> Iterator[Problem]:
                 break
 
 
-RULES: tuple[Rule[Setting], ...] = (precision_fits_gpu, kv_cache_fits_precision, ranks_hold_blocks)
+# (precisions, types of the KV cache, model_types, what was seen, the thread). An empty field matches everything.
+_KNOWN_BAD: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str, str], ...] = (
+    ((), ("fp8",), ("qwen2",), "without QK norm Qwen2 and 2.5 were seen to answer nonsense", "TRT-LLM#4218"),
+    (("int8_sq",), (), ("llama",), "code models lost most of their score", "backend#147"),
+    (
+        ("int8_sq", "int4_awq"),
+        ("int8",),
+        ("llama",),
+        "Llama 2 answered nonsense with one scale for keys and values",
+        "TRT-LLM#967",
+    ),
+)
+
+
+@warning(
+    "measure it against fp16 with `eval` before many shapes are built",
+    "TRT-LLM#4218",
+    "TRT-LLM#967",
+    "TRT-LLM#1303",
+    "TRT-LLM#2007",
+    "backend#147",
+)
+@about
+def known_bad_pair(of: Case) -> Iterator[Problem]:
+    """Some precisions and KV caches were seen to spoil some models: the engine builds, and answers nonsense."""
+    for precisions, caches, families, seen, thread in _KNOWN_BAD:
+        hit = [one for one in of.precisions if one in precisions] if precisions else of.precisions
+        if hit and of.family in families and (not caches or of.kv_cache_dtype in caches):
+            pair = " and ".join(
+                (*(("/".join(hit),) if precisions else ()), *(f"a KV cache in {one}" for one in caches))
+            )
+            what = f"{of.path}.precisions: {pair} of {of.family}: {seen}"
+            yield Problem(
+                what=what, facts=(("thread", thread),), hint='write eval = { reference = "fp16", ... } and gates'
+            )
+
+
+@warning("leave one of the two out", "TRT-LLM#2699")
+@about
+def reuse_of_fp8_cache(of: Case) -> Iterator[Problem]:
+    """Reused blocks of an FP8 KV cache gave other answers than new ones, with FP8 context attention on SM 89."""
+    sm = of.setting.platform.sm if of.setting.platform else 0
+    if of.kv_cache_dtype == "fp8" and of.served("enable_kv_cache_reuse") and 0 < sm < 90:
+        what = f"{of.path}.serving.enable_kv_cache_reuse: with an FP8 KV cache on SM {sm} answers were seen to change"
+        yield Problem(what=what, facts=(("thread", "TRT-LLM#2699"),), hint="compare the second answer with the first")
+
+
+RULES: tuple[Rule[Setting], ...] = (
+    precision_fits_gpu,
+    kv_cache_fits_precision,
+    ranks_hold_blocks,
+    known_bad_pair,
+    reuse_of_fp8_cache,
+)

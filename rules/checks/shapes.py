@@ -12,7 +12,6 @@ from rules import memory
 from rules.checks.entry import Subject
 from rules.errors import Problem
 from rules.rule import Rule, error, warning
-from rules.source import Dims
 
 __all__ = ["RULES"]
 
@@ -39,9 +38,9 @@ def tp_divides_heads(subject: Subject) -> Iterator[Problem]:
     dims = subject.dims
     if dims is None or not dims.heads:
         return
-    legal = [tp for tp in range(1, dims.heads + 1) if _divides(tp, dims)]
+    legal = [tp for tp in range(1, dims.heads + 1) if dims.divides(tp)]
     for parallelism in subject.parallelisms():
-        if not _divides(parallelism.tp, dims):
+        if not dims.divides(parallelism.tp):
             facts = (("attention heads", str(dims.heads)), ("KV heads", str(dims.kv_heads)))
             what = f"{subject.path}.parallelism: tp {parallelism.tp} does not divide the heads"
             yield Problem(what=what, facts=facts, hint=f"tp may be {', '.join(map(str, legal))}")
@@ -52,7 +51,7 @@ def kv_heads_replicated(subject: Subject) -> Iterator[Problem]:
     """A tp beyond the KV heads copies them: the KV cache of all ranks together grows with it."""
     dims = subject.dims
     for parallelism in subject.parallelisms():
-        if dims and 0 < dims.kv_heads < parallelism.tp and _divides(parallelism.tp, dims):
+        if dims and 0 < dims.kv_heads < parallelism.tp and dims.divides(parallelism.tp):
             times = parallelism.tp // dims.kv_heads
             what = (
                 f"{subject.path}.parallelism: tp {parallelism.tp} keeps each of {dims.kv_heads} KV heads {times} times"
@@ -156,11 +155,6 @@ RULES: tuple[Rule[Subject], ...] = (
     vocabulary_padded,
     name_says_size,
 )
-
-
-def _divides(tp: int, dims: Dims) -> bool:
-    kv_heads = dims.kv_heads or dims.heads
-    return dims.heads % tp == 0 and (kv_heads % tp == 0 or tp % kv_heads == 0)
 
 
 def _readings(said: re.Match[str]) -> tuple[float, ...]:

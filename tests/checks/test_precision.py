@@ -6,6 +6,7 @@ from tests.checks.examples import Examples, Tiny
 from tests.lane import TEXTS
 
 AWQ = {"precisions": '["int4_awq"]', "calibration": TEXTS}
+FP8 = {"precisions": '["fp8"]', "build": '{ kv_cache_dtype = "fp8" }', "calibration": TEXTS}
 EXAMPLES: Examples = {
     "precision-fits-gpu": [
         Tiny(
@@ -25,6 +26,18 @@ EXAMPLES: Examples = {
             {"sm": 90, "build": "{ use_fp8_context_fmha = true }"},
             "models.m.build.use_fp8_context_fmha: needs SM 90",
             "leave it out",
+        ),
+        Tiny(
+            {"sm": 75, "precisions": '["bf16"]'},
+            {"precisions": '["bf16"]'},
+            "models.m.precisions: bf16 needs SM 80",
+            "fp16",
+        ),
+        Tiny(
+            {"release": "0.19.0", "build": '{ gemm_plugin = "nvfp4" }'},
+            {"release": "0.19.0", "build": '{ gemm_plugin = "nvfp4" }', "sm": 100},
+            "models.m.build: FP4 needs SM 100",
+            "gemm_plugin",
         ),
     ],
     "kv-cache-fits-precision": [
@@ -62,5 +75,28 @@ EXAMPLES: Examples = {
             "models.m.parallelism: tp 2 splits blocks of 128 columns of int4_awq",
             "lower tp",
         ),
+    ],
+    "known-bad-pair": [
+        Tiny(
+            {"precisions": '["fp8"]', "build": '{ kv_cache_dtype = "fp8" }', "calibration": TEXTS},
+            {"precisions": '["fp8"]', "calibration": TEXTS},
+            "models.m.precisions: a KV cache in fp8 of qwen2: without QK norm",
+            "eval",
+        ),
+        Tiny(
+            {"precisions": '["int8_sq", "fp16"]', "calibration": TEXTS},
+            {"precisions": '["int8_wo", "fp16"]', "build": '{ quantizer = "upstream" }'},
+            "models.m.precisions: int8_sq of llama: code models",
+            "eval",
+            "llama",
+        ),
+    ],
+    "reuse-of-fp8-cache": [
+        Tiny(
+            {**FP8, "sm": 89, "serving": "{ enable_kv_cache_reuse = true }"},
+            {**FP8, "sm": 90, "serving": "{ enable_kv_cache_reuse = true }"},
+            "models.m.serving.enable_kv_cache_reuse: with an FP8 KV cache on SM 89",
+            "compare",
+        )
     ],
 }

@@ -10,7 +10,7 @@ from rules.rule import Finding
 from tests.lane import toml
 from tests.space import Space
 
-UNWISE = toml(build="{ use_paged_context_fmha = true }")
+UNWISE = toml(parallelism='["tp8"]', build="{ use_paged_context_fmha = true }")
 
 
 def test_a_good_file_is_clean_and_nothing_has_run(workspace: Space) -> None:
@@ -53,9 +53,9 @@ def test_programs_get_ids_numbers_and_a_fix(workspace: Space) -> None:
 
 def test_a_target_is_looked_at_alone(workspace: Space) -> None:
     other = UNWISE[UNWISE.index("[models.m]") :].replace("[models.m]", "[models.n]")
-    workspace.write("models.toml", toml() + other)
+    workspace.write("models.toml", toml(parallelism='["tp8"]') + other)
     assert "no warnings" in workspace.run("check", "m").out
-    for target in ("n", "build:n", "engine:n_fp16", "n_fp16_isl2048_osl1024_bs8"):
+    for target in ("n", "build:n", "engine:n_tp8_fp16", "n_tp8_fp16_isl2048_osl1024_bs8"):
         assert "1 warning" in workspace.run("check", target).out, target
 
 
