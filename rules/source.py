@@ -130,7 +130,7 @@ def dims(source: Source, root: Path) -> Dims | Problem:
 
 @cache
 def _hub() -> dict[str, dict[str, object]]:
-    """ORG/NAME -> what of its published config.json is needed before it is downloaded."""
+    """ORG/NAME -> what of its published config.json is needed before it is fetched; `_source` says who has read it."""
     return dict(json.loads(HUB.read_text(encoding="utf-8")))
 
 

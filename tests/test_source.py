@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rules.errors import Problem
-from rules.source import TINY, Dims, Source, dims, parse
+from rules.source import HUB, TINY, Dims, Source, dims, parse
 
 WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "model_type", "vocab_size", "tie_word_embeddings")
 FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
@@ -135,3 +135,8 @@ def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architectu
         vocab=config["vocab_size"],
         tied=config["tie_word_embeddings"],
     )
+
+
+def test_every_config_that_is_carried_says_where_it_was_read() -> None:
+    carried = json.loads(HUB.read_text(encoding="utf-8"))
+    assert all(len(config["_source"]) > 20 for config in carried.values())
