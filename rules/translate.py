@@ -97,7 +97,7 @@ def build_flags(release: Release, intent: Intent, shape: Shape) -> dict[str, obj
         **_limits(release, intent, shape),
         **_plugins(release, intent),
         **_caching(release, intent),
-        **_attention(release, intent),
+        **_kernels(release, intent),
         **_parallel(release, intent),
         # From 0.9.0: 0.8.0 has a --timing_cache, which nothing in its build.py reads.
         **dict.fromkeys(("input_timing_cache", "output_timing_cache"), TIMING_CACHE),
@@ -217,11 +217,16 @@ def _caching(release: Release, intent: Intent) -> dict[str, object]:
     }
 
 
-def _attention(release: Release, intent: Intent) -> dict[str, object]:
-    """FP8 in context attention is for FP8 checkpoints on Hopper and later; from 0.19.0 it is on unless turned off."""
-    able = intent.precision == "fp8" and intent.sm >= 90
-    on_by_default = getattr(release.flag("build", "use_fp8_context_fmha"), "default", "") == "enable"
-    return {"use_fp8_context_fmha": able} if able or on_by_default else {}
+def _kernels(release: Release, intent: Intent) -> dict[str, object]:
+    """FP8 in context attention is for FP8 checkpoints on Hopper and later; from 0.19.0 it is on unless turned off.
+
+    The fused MLP is on from 0.13.0, where it became a switch.
+    """
+    fused = release.flag("build", "use_fused_mlp")
+    return {
+        "use_fp8_context_fmha": intent.precision == "fp8" and intent.sm >= 90,
+        **({"use_fused_mlp": fused.default == "enable"} if fused and fused.switch else {}),
+    }
 
 
 def _parallel(release: Release, intent: Intent) -> dict[str, object]:

@@ -140,6 +140,31 @@ def test_custom_all_reduce_may_be_turned_off_for_pcie_and_is_never_on_for_one_ra
     assert "--use_custom_all_reduce" not in _line("0.11.0", _intent(given=given))
 
 
+# Of other architectures than those that are built here, or off under both of its defaults.
+_ELSEWHERE = {"bert_attention_plugin", "lookup_plugin", "lora_plugin", "moe_plugin", "mamba_conv1d_plugin"}
+# Where a newer flag says it, or where a flag that takes no value is left off.
+_OTHERWISE = {"paged_kv_cache": "kv_cache_type", "max_output_len": "max_seq_len", "use_fused_mlp": ""}
+
+
+def _drifting() -> set[str]:
+    """The flags of trtllm-build whose default is not the same in every release that has them."""
+    seen: dict[str, set[object]] = {}
+    for version in versions():
+        for name, flag in load(version).flags("build").items():
+            seen.setdefault(name, set()).add(flag.default)
+    return {name for name, defaults in seen.items() if len(defaults) > 1} - _ELSEWHERE
+
+
+@pytest.mark.parametrize("version", versions())
+def test_a_default_that_drifts_between_releases_is_always_written_out(version: str) -> None:
+    """requirements.md 1I: max_batch_size 1, 256, 2048 and the like: nothing depends on what a release has in mind."""
+    words = translate.build(load(version), _intent(parallelism=Parallelism(tp=2, pp=1)), SHAPE)
+    there = _drifting() & set(load(version).flags("build"))
+    assert {"max_batch_size", "max_num_tokens", "tokens_per_block", "gemm_plugin", "use_paged_context_fmha"} <= there
+    silent = {name for name in there if f"--{name}" not in words and f"--{_OTHERWISE.get(name, name)}" not in words}
+    assert silent == ({"use_fused_mlp"} if number(version) < (0, 13, 0) else set())
+
+
 @pytest.mark.parametrize(("precision", "sm", "on"), [("fp8", 90, True), ("fp8", 89, False), ("fp16", 90, False)])
 def test_fp8_context_attention_is_for_fp8_on_hopper(precision: str, sm: int, on: bool) -> None:
     assert ("--use_fp8_context_fmha enable" in _line("0.11.0", _intent(precision, sm=sm))) == on

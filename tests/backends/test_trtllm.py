@@ -160,13 +160,28 @@ def test_a_repository_is_the_contract_of_its_release_filled_in(version: str, tmp
         assert _parsed(text) == json_format.MessageToDict(wanted, preserving_proto_field_name=True), model
 
 
-@pytest.mark.parametrize("version", ["0.8.0", "0.10.0", "0.11.0", "0.17.0", "1.2.1"])
-def test_the_rendered_repository_of_a_release(version: str, tmp_path: Path, golden: Golden) -> None:
-    source = '"hf:meta-llama/Llama-2-7b-chat-hf"' if version == "0.8.0" else '"hf:Qwen/Qwen2-7B"'
-    serving = "{ enable_chunked_context = true, kv_cache_free_gpu_mem_fraction = 0.95 }"
-    texts = _render(_one(planned(toml(version, source=source, serving=serving), tmp_path), "build"), tmp_path / "out")
-    blank = re.compile(r"\n{2,}")
-    golden(f"trtllm/{version}.pbtxt", "".join(f"# {model}\n{blank.sub(chr(10), texts[model])}" for model in MODELS))
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """`rendered(version)` is the five configs of one and the same entry in that release."""
+
+    @cache
+    def of(version: str) -> str:
+        folder = tmp_path_factory.mktemp("rendered")
+        source = '"hf:meta-llama/Llama-2-7b-chat-hf"' if version == "0.8.0" else '"hf:Qwen/Qwen2-7B"'
+        serving = "{ enable_chunked_context = true, kv_cache_free_gpu_mem_fraction = 0.95 }"
+        texts = _render(_one(planned(toml(version, source=source, serving=serving), folder), "build"), folder / "out")
+        blank = re.compile(r"\n{2,}")
+        return "".join(f"# {model}\n{blank.sub(chr(10), texts[model])}" for model in MODELS)
+
+    return of
+
+
+@pytest.mark.parametrize("version", versions())
+def test_the_rendered_repository_of_a_release(version: str, rendered: Callable[[str], str], golden: Golden) -> None:
+    """Where a release's is that of the release before, the golden text says so."""
+    before = versions()[versions().index(version) - 1]
+    same = version != versions()[0] and rendered(version) == rendered(before)
+    golden(f"trtllm/{version}.pbtxt", f"# as {before}\n" if same else rendered(version))
 
 
 def test_engine_and_tokenizer_are_named_where_the_server_sees_them(tmp_path: Path) -> None:
@@ -224,6 +239,13 @@ def test_the_shipped_entry_equals_the_guide_where_the_guide_says_something(tmp_p
             assert theirs.pop("model_transaction_policy") == {}
             assert ours.pop("model_transaction_policy") == {"decoupled": True}
         assert ours == theirs
+
+
+def test_the_commands_of_the_shipped_entries(golden: Golden) -> None:
+    """What each guide typed by hand: requirements.md 1C and 1D, its traps of 1I mended."""
+    actions = planned_models().actions.values()
+    lines = [f"# {one.name}\n{' '.join(one.argv)}\n" for one in actions if "--tp-size=" in " ".join(one.argv)]
+    golden("trtllm/models.txt", "\n".join(lines))
 
 
 def planned_models() -> Plan:
