@@ -56,6 +56,12 @@ OWN: Mapping[str, str] = {
     "input_timing_cache": "timing caches are the runner's",
     "output_timing_cache": "timing caches are the runner's",
     "dry_run": "`doit plan` shows the command without running it",
+    # names of 0.7, which guides still have
+    "use_gpt_attention_plugin": "write `gpt_attention_plugin`: it is called so since 0.8",
+    "use_gemm_plugin": "write `gemm_plugin`: it is called so since 0.8",
+    "use_lookup_plugin": "write `lookup_plugin`: it is called so since 0.8",
+    "enable_context_fmha": "write `context_fmha`: it is called so since 0.8",
+    "enable_context_fmha_fp32_acc": "write `context_fmha_fp32_acc`: it is called so since 0.8",
 }
 # What of an engine's config.json is compared with what was asked for.
 LIMITS = ("max_batch_size", "max_input_len", "max_output_len", "max_seq_len", "max_beam_width", "max_num_tokens")

@@ -19,6 +19,11 @@ _DERIVED: Mapping[str, str] = {
     "decoupled_mode": "write `streaming`: it holds for all models",
     "engine_dir": "the repository knows where its engine is",
     "tokenizer_dir": "the repository knows where its tokenizer is",
+    # what config.pbtxt calls them
+    "decoupled": "write `streaming`: it holds for all models",
+    "gpt_model_type": "write `batching_strategy`",
+    "gpt_model_path": "the repository knows where its engine is",
+    "max_batch_size": "it is the `batch` of `shapes`, in all models",
 }
 
 

@@ -32,6 +32,12 @@ EXAMPLES: Examples = {
     ],
     "flags-known": [
         Tiny(
+            {"build": "{ enable_context_fmha = true }"},
+            {"build": "{ context_fmha = true }"},
+            "models.m.build.enable_context_fmha: is not set here",
+            "write `context_fmha`",
+        ),
+        Tiny(
             {"release": "0.12.0", "build": "{ use_custom_all_reduce = true }"},
             {"build": "{ use_custom_all_reduce = true }"},
             "models.m.build.use_custom_all_reduce: TensorRT-LLM 0.12.0 has no --use_custom_all_reduce",

@@ -106,9 +106,9 @@ def test_s4_two_models_of_one_shape_have_two_repositories(tmp_path: Path) -> Non
 
 def test_s4_options_of_fp8_do_not_leak_into_fp16(tmp_path: Path) -> None:
     made = planned(toml(**S4, precisions='["fp8", "fp16"]', calibration=TEXTS), tmp_path).actions
-    lines = {of: made[f"engine:m_{of}_isl2048_osl1024_bs8"].argv for of in ("fp8", "fp16")}
-    assert "--use_fp8_context_fmha" in lines["fp8"]
-    assert "--use_fp8_context_fmha" not in lines["fp16"]
+    lines = {of: " ".join(made[f"engine:m_{of}_isl2048_osl1024_bs8"].argv) for of in ("fp8", "fp16")}
+    assert "--use_fp8_context_fmha enable" in lines["fp8"]
+    assert "--use_fp8_context_fmha disable" in lines["fp16"]
 
 
 def test_the_entries_that_do_it_right_have_no_errors(project: Path) -> None:

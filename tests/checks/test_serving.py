@@ -31,6 +31,12 @@ EXAMPLES: Examples = {
             "write `streaming`",
         ),
         Example(
+            {"serving": '{ gpt_model_type = "V1" }'},
+            {"serving": '{ batching_strategy = "V1" }'},
+            "models.m.serving.gpt_model_type: is not set here",
+            "write `batching_strategy`",
+        ),
+        Example(
             {"serving": '{ batch_scheduler_policy = "max_utilisation" }'},
             {"serving": '{ batch_scheduler_policy = "max_utilization" }'},
             "models.m.serving.batch_scheduler_policy: is not one of its words",
