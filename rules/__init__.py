@@ -42,7 +42,7 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("commands", "commands.run"),
     ("commands.affected", "commands.check", "commands.plan", "commands.render"),
     ("commands.schema", "commands.serve", "commands.stop"),
-    ("commands.cache", "commands.recommend", "commands.report", "commands.why"),
+    ("commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

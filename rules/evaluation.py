@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import digest, envelope, gates, steps
+from rules import backend, digest, envelope, gates, steps
 from rules.action import Action
+from rules.artifacts import Unknown
 from rules.errors import Problem, StepFailed
 from rules.spec import Eval
 from rules.variant import Variant
@@ -27,18 +28,21 @@ Heard = Callable[[str], None]
 _SHOWN = 4  # decimals
 
 
-def evaluate(space: Workspace, variant: Variant, heard: Heard) -> dict[str, Any]:
+def evaluate(space: Workspace, variant: Variant, heard: Heard, url: str = "") -> dict[str, Any]:
     """Asks, scores, judges, and writes the run: its summary, with the run's own `folder`. Raises StepFailed.
 
-    The variant's repository, and the reference precision's, are built already.
+    The variant's repository, and the reference precision's, are built already. `url` is HOST:PORT of a server that has
+    the variant's engine, where that is not ours to start.
     """
     asked = variant.entry.eval
     assert asked, "BUG: a variant without questions"
+    _startable(space, variant, url)
     other = reference_of(space, variant)
     reference = _reference(space, other, heard) if other else None
     summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "reference_run": reference and reference.name})
+    summary |= {"url": url or None, "keys": {**summary["keys"], "eval": _key(space, variant, asked)}}
     folder = envelope.begin(space.executor.artifacts.root, "eval", variant.name)
-    summary["keys"]["eval"] = space.executor.observe(_asking(space, variant, asked), heard, folder)
+    space.executor.observe(_asking(space, variant, asked, url), heard, folder)
     summary["prompts"] = _prompts(space.root, asked, folder)
     answers = reference and reference / "answers.jsonl"
     space.executor.observe(steps.score(variant.name, asked.metrics, folder / "answers.jsonl", answers), heard, folder)
@@ -86,12 +90,38 @@ def _faithful(fidelity: dict[str, float]) -> Iterator[str]:
         yield f"{name:20} {value:.{_SHOWN}f}"
 
 
-def _asking(space: Workspace, variant: Variant, asked: Eval) -> Action:
-    """The questions go where the smoke test runs: the same packages, platform, runner and GPUs."""
+def _startable(space: Workspace, variant: Variant, url: str) -> None:
+    """Raises StepFailed where the server is not ours to start and no other is named."""
+    family = backend.find(space.plan.spec.toolchains[variant.toolchain].backend)
+    if family.device != "cpu" and not url:
+        hint = f"doit serve {variant.name}, then doit eval {variant.name} --url HOST:PORT"
+        raise StepFailed(Problem(what=f"{variant.name} is served on GPUs, which eval does not start", hint=hint))
+
+
+def _key(space: Workspace, variant: Variant, asked: Eval) -> str:
+    """Equal for runs that asked the same questions in the same way of the same repository, whoever started it."""
+    try:
+        return actions.key(space.executor.manifest(_asking(space, variant, asked)))
+    except Unknown as error:
+        what = f"{error} was never made here, so nobody can say whose answers these are"
+        raise StepFailed(Problem(what=what, hint=f"doit {error}")) from error
+
+
+def _asking(space: Workspace, variant: Variant, asked: Eval, url: str = "") -> Action:
+    """The questions go where the smoke test runs: the same packages, platform, runner and GPUs. To a URL, from here."""
     smoke = space.plan.actions[f"smoke:{variant.name}"]
-    made = steps.ask(variant, asked, space.root)
-    return replace(
-        made, toolchain=smoke.toolchain, platform=smoke.platform, runner=smoke.runner, gpus=smoke.gpus, sharing="never"
+    made = steps.ask(variant, asked, space.root, url)
+    return (
+        made
+        if url
+        else replace(
+            made,
+            toolchain=smoke.toolchain,
+            platform=smoke.platform,
+            runner=smoke.runner,
+            gpus=smoke.gpus,
+            sharing="never",
+        )
     )
 
 
@@ -99,7 +129,7 @@ def _reference(space: Workspace, variant: Variant, heard: Heard) -> Path:
     """The folder with the reference's answers: of an earlier run that asked the same of the same, or of a new one."""
     asked = variant.entry.eval
     assert asked
-    key = actions.key(space.executor.manifest(_asking(space, variant, asked)))
+    key = _key(space, variant, asked)
     for summary in sorted((space.executor.artifacts.root / "eval" / variant.name).glob("*/summary.json"), reverse=True):
         try:
             if json.loads(summary.read_text(encoding="utf-8"))["keys"]["eval"] == key:

@@ -134,20 +134,24 @@ def smoke(name: str, model: str) -> Action:
     )
 
 
-def ask(variant: Variant, asked: Eval, root: Path) -> Action:
-    """Serves `variant` as its smoke test does and asks it the user's questions, whose file is below `root`."""
+def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:
+    """Serves `variant` as its smoke test does and asks it the user's questions, whose file is below `root`.
+
+    With a `url`, HOST:PORT of Triton's HTTP, a server that somebody else started is asked.
+    """
     data = root / asked.data.removeprefix("file:")
     options = {"column": asked.column, "expected": asked.expected, "size": asked.size}
+    server = (("server", tool("serve")), ("repository", Output(action=f"build:{variant.name}")))
     return action(
         f"eval:{variant.name}",
         "ask",
-        {"repository": "{repository}", "server": "{server}", "data": "{data}"},
+        {"url": url} if url else {"repository": "{repository}", "server": "{server}"},
+        "--data={data}",
         *(f"--{name}={value}" for name, value in options.items() if value is not None),
         f"--max-tokens={asked.max_tokens or variant.shape.osl}",
         f"--concurrency={asked.concurrency}",
         inputs=(
-            ("server", tool("serve")),
-            ("repository", Output(action=f"build:{variant.name}")),
+            *(() if url else server),
             ("data", Files(root=str(data), members=(("", digest.of_file(data)),))),
         ),
         outputs=("answers.jsonl",),
