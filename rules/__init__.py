@@ -9,9 +9,9 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("action", "rule"),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
-    ("cluster", "gates", "pins", "release", "source"),
-    ("spec",),
-    ("flags", "launcher", "memory", "variant"),
+    ("cluster", "gates", "locked", "pins", "release"),
+    ("source", "spec"),
+    ("flags", "launcher", "memory", "taken", "variant"),
     ("steps",),
     ("manifests",),
     ("case", "translate"),
@@ -27,9 +27,10 @@ WHAT: tuple[tuple[str, ...], ...] = (
 HOW: tuple[tuple[str, ...], ...] = (
     ("tree", "lock", "gpu", "git", "sign", "remotes", "runners", "runners.leash"),
     ("remotes.credentials", "remotes.wire", "runners.local"),
-    ("remotes.http", "remotes.objects", "runners.docker"),
+    ("hubs", "remotes.http", "remotes.objects", "runners.docker"),
+    ("hubs.bucket", "hubs.huggingface", "hubs.modelscope"),
     ("store", "artifacts", "workbench"),
-    ("cache",),
+    ("cache", "pinned"),
     ("executor", "freshness", "upkeep"),
     ("outlook",),
     ("picture",),
@@ -40,7 +41,7 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("sweep", "choosing", "evaluation", "tables"),
     ("tasks", "serving", "page"),
     ("commands", "commands.run"),
-    ("commands.affected", "commands.check", "commands.plan", "commands.render"),
+    ("commands.affected", "commands.check", "commands.lock", "commands.plan", "commands.render"),
     ("commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )

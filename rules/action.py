@@ -17,7 +17,7 @@ from typing import Literal
 
 from rules import digest
 
-__all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Receipt", "key", "manifest"]
+__all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Pinned", "Receipt", "key", "manifest"]
 
 MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -28,7 +28,8 @@ _BELOW = re.compile(r"(?:(?!\.{1,2}/)[^/]+/)*(?!\.{1,2}\Z)[^/]+")  # a receipt f
 class Files:
     """Files that are in git (a tool, a template folder). `members` are (path below `root`, BLAKE3) pairs, sorted.
 
-    `root` is where they lie on this machine and is not keyed; a single file has the member path "".
+    `root` is where they lie on this machine and is not keyed; a single file has the member path "". Without members
+    nothing of it is keyed: a program that brings what is pinned elsewhere cannot bring anything else.
     """
 
     root: str
@@ -43,6 +44,19 @@ class Local:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """Files that lie elsewhere, such as on a hub. Keyed by the path and SHA-256 of each, and not by where that is.
+
+    `members` are (path, bytes, SHA-256), sorted; without any it is not known yet what lies at `place`. The action is
+    given a file with JSON: `place`, `files` (the members), and `here`: SHA-256 -> a file on this machine that has it,
+    and its BLAKE3.
+    """
+
+    place: str
+    members: tuple[tuple[str, int, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """What another action makes. `only` are the glob patterns of the files this action may see; () is all of them."""
 
@@ -50,7 +64,7 @@ class Output:
     only: tuple[str, ...] = ()
 
 
-Input = Files | Local | Output
+Input = Files | Local | Output | Pinned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +73,9 @@ class Action:
 
     In `argv` and `env`, `{out}` is the output folder, `{python}` the toolchain's interpreter, `{name}` the place of the
     input of that name, and `{warm}` a folder that outlives the command and that all actions of one `warm` share: what
-    lies there saves time and decides nothing. `tests/test_action.py` lists each field as keyed or not.
+    lies there saves time and decides nothing. `{digests}` is a file where the command may say the BLAKE3 of its
+    outputs, as a JSON table of paths. `passes` are variables of the user's that it may see, when it runs here and in
+    no container. `tests/test_action.py` lists each field as keyed or not.
     """
 
     # keyed
@@ -77,6 +93,7 @@ class Action:
     sharing: Literal["remote", "local", "never"] = "remote"
     runner: Literal["local", "docker", "podman"] = "local"  # what it is the same in is in `toolchain`
     warm: str = ""  # the folder's name; "" is none
+    passes: tuple[str, ...] = ()
 
     def needs(self) -> tuple[str, ...]:
         """The names of the actions whose outputs this one reads."""
@@ -161,6 +178,8 @@ def key(text: str) -> str:
 def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[str]:
     if isinstance(source, Files):
         return _member_lines(name, source.members)
+    if isinstance(source, Pinned):
+        return _pinned_lines(name, source)
     seen = " ".join(_word(pattern) for pattern in source.only) if isinstance(source, Output) else ""
     return [" ".join(("input", _word(name), *filter(None, (seen and f"({seen})",)), digests[name]))]
 
@@ -168,6 +187,12 @@ def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[s
 @lru_cache(maxsize=1024)
 def _member_lines(name: str, members: tuple[tuple[str, str], ...]) -> list[str]:
     return [" ".join(("input", _word(name), *filter(None, (_word(path),)), of)) for path, of in members]
+
+
+def _pinned_lines(name: str, source: Pinned) -> list[str]:
+    if not source.members:
+        return [f"input {_word(name)} of {_one_line(source.place)}, not pinned"]
+    return [f"input {_word(name)} {_word(path)} sha256:{sha256}" for path, _, sha256 in source.members]
 
 
 @lru_cache(maxsize=1024)

@@ -71,9 +71,11 @@ _ABOUT_FILES: tuple[Rule[File], ...] = (backend_exists, names_differ, default_ex
 _ABOUT_ENTRIES: tuple[Rule[Subject], ...] = (*entry.RULES, *shapes.RULES, *cluster.RULES, *evaluation.RULES)
 
 
-def examine(text: str, root: Path) -> list[Finding]:
-    """Everything that the rules say of the `text` of a models.toml whose relative paths start at `root`."""
-    spec, _ = read(text)
+def examine(text: str, root: Path, lock: str = "") -> list[Finding]:
+    """Everything that the rules say of the `text` of a models.toml whose relative paths start at `root`, and of the
+    models.lock beside it.
+    """
+    spec, _ = read(text, lock)
     about = (*said((well_formed,), text), *said(_ABOUT_FILES, File(spec)))
     return [*about, *findings(spec, root)]
 

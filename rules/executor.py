@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from rules import action as actions
-from rules import digest, tree, workbench
-from rules.action import Action, Files, Input, Local, Output, Receipt
+from rules import digest, pinned, tree, workbench
+from rules.action import Action, Files, Input, Local, Output, Pinned, Receipt
 from rules.artifacts import Artifacts, Record, Unknown, changes
 from rules.cache import Cache
 from rules.errors import Problem, StepFailed, writing
@@ -56,12 +56,14 @@ class Executor:
         self.revision = revision
 
     def manifest(self, action: Action, instead: Mapping[str, Receipt] | None = None) -> str:
-        """The text that the key is the digest of. Raises Unknown when an input has not been made yet.
+        """The text that the key is the digest of. Raises Unknown when an input has not been made or pinned yet.
 
         `instead` are receipts, by action, to be taken instead of those in artifacts.
         """
-        found = {name: self._digest(it, instead or {}) for name, it in action.inputs if not isinstance(it, Files)}
-        return actions.manifest(action, found)
+        for place in pinned.loose(action):
+            raise Unknown(f"{place} in models.lock (doit lock)")
+        known = {name: it for name, it in action.inputs if isinstance(it, Local | Output)}
+        return actions.manifest(action, {name: self._digest(it, instead or {}) for name, it in known.items()})
 
     def fresh(self, action: Action, *, here: bool = True) -> bool:
         """Whether the outputs are what they would be if made now, and lie `here` if they are wanted here."""
@@ -81,6 +83,9 @@ class Executor:
         With `here` false a remote hit is enough, without its bytes. Raises StepFailed when the command fails; a
         failure is never stored.
         """
+        for place in pinned.loose(action):
+            model = action.name.partition(":")[2]
+            raise StepFailed(Problem(what=f"{place} is not in models.lock", hint=f"doit lock {model}"))
         with writing(action.name):
             return self._make(action, heard, here=here)
 
@@ -156,7 +161,8 @@ class Executor:
             work = workbench.Work(action=action, folder=folder, lease=lease, lock=lock, warm=self._warm(action))
             with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
                 self._untouched(action)
-                receipt = self._keep(actions.key(text), out, action, heard)
+                receipt = self._keep(actions.key(text), out, action, workbench.told(folder, out), heard)
+        pinned.index(self.cache.store, action, receipt)
         return Made(receipt=receipt, how="ran", here=True)
 
     def _bring(self, name: str, heard: Heard) -> None:
@@ -177,9 +183,16 @@ class Executor:
         self.artifacts.write(name, receipt, replace(record, here=True))
         return True
 
-    def _keep(self, key: str, out: Path, action: Action, heard: Heard) -> Receipt:
-        """Stores what the command made; where the store cannot be written, what it made is used all the same."""
-        receipt = tree.read(out, self._known(action))
+    def _keep(self, key: str, out: Path, action: Action, told: Mapping[str, str], heard: Heard) -> Receipt:
+        """Stores what the command made; where the store cannot be written, what it made is used all the same.
+
+        `told` are digests, by path, that the command computed while it wrote: those files are not read again.
+        """
+        known = self._known(action)
+        for path, content in told.items():
+            found = (out / path).stat()
+            known[found.st_dev, found.st_ino] = content
+        receipt = tree.read(out, known)
         try:
             self.cache.store.add(key, out, receipt)
             self.cache.sign(key, receipt)
@@ -224,6 +237,8 @@ class Executor:
             return workbench.Source(place=Path(source.root))
         if isinstance(source, Local):
             return workbench.Source(place=Path(source.path))
+        if isinstance(source, Pinned):
+            return workbench.Source(place=Path(), text=pinned.listing(self.cache.store, source))
         part = self.artifacts.receipt(source.action).only(source.only) if source.only else None
         return workbench.Source(place=self.artifacts.folder(source.action), part=part)
 

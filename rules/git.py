@@ -61,7 +61,8 @@ def planned(folder: Path, root: Path) -> dict[str, str] | None:
     """
     code = (
         "import json, sys; from pathlib import Path; from rules import plan; "
-        "made = plan.load(Path('models.toml').read_text(encoding='utf-8'), Path(sys.argv[1])); "
+        "held = Path('models.lock'); lock = [held.read_text(encoding='utf-8')] if held.exists() else []; "
+        "made = plan.load(Path('models.toml').read_text(encoding='utf-8'), Path(sys.argv[1]), *lock); "
         "print(json.dumps(plan.variant_identities(made)))"
     )
     command = [sys.executable, "-c", code, str(root)]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import backend, check, cluster, source, spec, steps
-from rules.action import Action, Files, Input, Output
+from rules import backend, check, cluster, source, spec, steps, taken
+from rules.action import Action, Input, Local, Output
 from rules.errors import Misconfigured, Problem
 from rules.spec import Spec
 from rules.variant import Point, Variant, expand
@@ -29,12 +29,12 @@ class Plan:
     names: Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
-def load(text: str, root: Path) -> Plan:
-    """`text` of a models.toml whose relative paths start at `root` -> its plan.
+def load(text: str, root: Path, lock: str = "") -> Plan:
+    """`text` of a models.toml whose relative paths start at `root`, and of the models.lock beside it -> its plan.
 
     Raises Misconfigured with every problem at once.
     """
-    parsed, problems = spec.read(text)
+    parsed, problems = spec.read(text, lock)
     problems += check.problems(parsed, root)
     if problems:
         raise Misconfigured(_once(problems))
@@ -70,7 +70,7 @@ def identities(plan: Plan) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, action in plan.actions.items():
-        named = {key: _identity(source, found) for key, source in action.inputs if not isinstance(source, Files)}
+        named = {key: _identity(source, found) for key, source in action.inputs if isinstance(source, Local | Output)}
         found[name] = actions.key(actions.manifest(action, named))
     return found
 
@@ -93,10 +93,10 @@ class _Entry:
         self._entry = parsed.models[model]
         where = source.parse(self._entry.source)
         assert not isinstance(where, Problem), "BUG: the check let a bad source pass"
-        dims = source.dims(where, root)
+        dims = source.dims(where, root, parsed.locked)
         self._dims = None if isinstance(dims, Problem) else dims
         self._root = root
-        self._source = (steps.source(model, where, root),)
+        self._source = (steps.source(model, where, root, taken.choice(self._entry), parsed.locked),)
         self._families = {name: self._family(name) for name in self._entry.toolchains()}
         self._checkpoints: dict[str, tuple[Point, tuple[Action, ...]]] = {}
 

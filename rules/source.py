@@ -1,22 +1,29 @@
 """Where a checkpoint comes from.
 
-tiny:ARCHITECTURE       is made here
-file:PATH               is a Hugging Face checkpoint on disk
-hf:ORG/NAME[@REVISION]  is on Hugging Face's hub. It can be planned; bringing it here is not built yet
+tiny:ARCHITECTURE               is made here
+file:PATH                       is a Hugging Face checkpoint on disk
+hf:ORG/NAME[@REVISION]          is on Hugging Face's hub
+modelscope:ORG/NAME[@REVISION]  is on ModelScope
+s3://BUCKET/PREFIX              is a folder of a bucket
+
+The last three are pinned in models.lock: without it they can be planned, and building them says `doit lock`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rules.errors import Problem, nearest
+from rules.locked import NOTHING, Held, Locked
 
-__all__ = ["TINY", "Dims", "Source", "dims", "parse"]
+__all__ = ["ELSEWHERE", "TINY", "Dims", "Facts", "Source", "dims", "facts", "parse", "tokenizer_facts"]
 
 HUB = Path(__file__).parent / "hub.json"
 
@@ -50,11 +57,34 @@ class Dims:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A parsed `source`: `scheme` is tiny, file or hf, `where` what follows the colon, up to a hub's @revision."""
+    """A parsed `source`: `scheme` is one of SCHEMES, `where` what follows the colon, up to a hub's @revision."""
 
     scheme: str
     where: str
     revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """What models.lock calls it: the revision is always written."""
+        middle = "://" if self.scheme == "s3" else ":"
+        return f"{self.scheme}{middle}{self.where}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a source before any of its weights is read.
+
+    `config` and `generation` are config.json and generation_config.json, {} where unknown or not there (as of a tiny
+    source, whose dimensions are known without); `tokenizer` is
+    what models.lock says of it, None where unknown or not there; `files` are () where unknown, and of a `file:` source
+    without SHA-256. `pinned` is False for a source elsewhere that models.lock does not have.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] | None = None
+    files: tuple[Held, ...] = ()
+    pinned: bool = True
 
 
 VOCAB = 2048  # tiny.py's; all of them have it
@@ -77,8 +107,26 @@ TINY: Mapping[str, Dims] = {
         ("gpt2", 4, 2, 1024, 1024, True),
     )
 }
-SCHEMES = ("tiny", "file", "hf")
-_HUB_NAME = re.compile(r"(?P<where>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+SCHEMES = ("tiny", "file", "hf", "modelscope", "s3")
+ELSEWHERE = ("hf", "modelscope", "s3")
+_BRANCH = {"hf": "main", "modelscope": "master"}
+_REVISION = r"(?:@(?P<revision>[\w./-]+))?"
+# How each is written after its colon, and what to say when it is not.
+_WRITTEN: Mapping[str, tuple[re.Pattern[str], str]] = {
+    "hf": (
+        re.compile(rf"(?P<where>[\w.-]+(?:/[\w.-]+)?){_REVISION}"),
+        "write hf:ORG/NAME or hf:ORG/NAME@REVISION",
+    ),
+    "modelscope": (
+        re.compile(rf"(?P<where>[\w.-]+/[\w.-]+){_REVISION}"),
+        "write modelscope:ORG/NAME or modelscope:ORG/NAME@REVISION",
+    ),
+    "s3": (
+        re.compile(r"//(?P<where>[a-z0-9][a-z0-9.-]+(?:/(?!\.{1,2}(?:/|\Z))[^/\s?#@]+)*)/?"),
+        "write s3://BUCKET/PREFIX, without a login and a query",
+    ),
+}
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "*.tiktoken", "vocab.json", "vocab.txt")
 # The names that architectures give to one thing, from the config classes of transformers 5.5.
 _FIELDS = {
     "heads": ("num_attention_heads", "n_head"),
@@ -102,30 +150,76 @@ def parse(text: str) -> Source | Problem:
         return Problem(what=f"{text!r} is not a source", hint=f"write {' or '.join(f'{s}:...' for s in SCHEMES)}")
     if scheme == "tiny" and where not in TINY:
         return Problem(what=f"{text!r}: there is no tiny {where!r}", hint=nearest(where, tuple(TINY)))
-    if scheme == "hf":
-        name = _HUB_NAME.fullmatch(where)
-        if name is None:
-            return Problem(what=f"{text!r} is not a source", hint="write hf:ORG/NAME or hf:ORG/NAME@REVISION")
-        return Source(scheme=scheme, where=name["where"], revision=name["revision"] or "main")
-    return Source(scheme=scheme, where=where)
+    written = _WRITTEN.get(scheme)
+    if written is None:
+        return Source(scheme=scheme, where=where)
+    pattern, hint = written
+    found = pattern.fullmatch(where)
+    if found is None:
+        return Problem(what=f"{text!r} is not a source", hint=hint)
+    revision = found.groupdict().get("revision") or _BRANCH.get(scheme, "")
+    return Source(scheme=scheme, where=found["where"], revision=revision)
 
 
-def dims(source: Source, root: Path) -> Dims | Problem:
-    """The dimensions of `source`, read from its config.json (paths are relative to `root`), or why there are none.
-
-    Of a model on the hub they are known when rules/hub.json has its config, and else all 0.
-    """
+def dims(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) -> Dims | Problem:
+    """The dimensions of `source`, as its config.json has them; all 0 where that is not known."""
     if source.scheme == "tiny":
         return TINY[source.where]
-    if source.scheme == "hf":
-        return _dims(_hub().get(source.where, {}))
-    path = root / source.where / "config.json"
+    found = facts(source, root, locked)
+    return found if isinstance(found, Problem) else _dims(found.config)
+
+
+def facts(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) -> Facts | Problem:
+    """What is known of `source`, or why it cannot be (paths are relative to `root`).
+
+    Of a source elsewhere that is what models.lock has; before it is locked, the config.json that rules/hub.json has.
+    """
+    if source.scheme == "file":
+        return _on_disk(root / source.where)
+    if source.scheme == "tiny":
+        return Facts()
+    held = locked.get(source.name)
+    if held is None:
+        return Facts(config=_hub().get(source.where, {}) if source.scheme in _BRANCH else {}, pinned=False)
+    return Facts(config=held.config, generation=held.generation, tokenizer=held.tokenizer, files=held.files)
+
+
+def _on_disk(folder: Path) -> Facts | Problem:
+    path = folder / "config.json"
     try:
-        return _dims(json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        config = json.loads(path.read_text())
+        config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         hint = "a Hugging Face checkpoint folder has a config.json, *.safetensors and a tokenizer.json"
         return Problem(what=f"{path} {reason}", hint=hint)
+    files = tuple(Held(it.name, it.stat().st_size, "") for it in sorted(folder.iterdir()) if it.is_file())
+    generation, tokenizer = (_optional(folder / name) for name in ("generation_config.json", "tokenizer_config.json"))
+    names = {held.path for held in files}
+    return Facts(config=config, generation=generation, tokenizer=tokenizer_facts(names, tokenizer), files=files)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def tokenizer_facts(names: Collection[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What models.lock says of a tokenizer: from the names of the files beside it and its tokenizer_config.json."""
+    found = sorted(name for name in names if any(fnmatch(name, kind) for kind in _TOKENIZERS))
+    if not found:
+        return None
+    plain = {name: config.get(name) for name in ("tokenizer_class", "add_bos_token", "add_eos_token")}
+    special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
+    template = bool(config.get("chat_template")) or any(name.startswith("chat_template") for name in names)
+    return {"files": found, "chat_template": template, **plain, **special}
+
+
+def _content(token: object) -> object:
+    """A special token is written as its text, or as a table with its text."""
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 @cache

@@ -14,9 +14,11 @@ import tomli
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from rules import locked as lockfile
 from rules.cluster import Kubernetes
 from rules.errors import Problem, nearest
 from rules.gates import LIMITS
+from rules.locked import Locked
 
 __all__ = [
     "Cache",
@@ -159,6 +161,7 @@ class Eval(_Strict):
 class Model(_Strict):
     """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's; the
     names that `gates` may hold, what a measurement must reach, are those of rules/gates.py. `k8s` goes over [k8s].
+    `include` and `exclude` are patterns of the source's files: see rules/taken.py.
     """
 
     source: str
@@ -167,6 +170,10 @@ class Model(_Strict):
     precisions: Names
     parallelism: Names = ["tp1"]
     shapes: Annotated[list[Shape], Field(min_length=1)]
+    include: list[str] = []
+    exclude: list[str] = []
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
     calibration: Calibration | None = None
     eval: Eval | None = None
     gates: Annotated[dict[str, Finite], Field(json_schema_extra={"propertyNames": {"enum": [*LIMITS]}})] = {}
@@ -205,9 +212,12 @@ class Parallelism:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The whole file. `default` are the groups that `doit` without arguments builds; () is all of them."""
+    """The whole file. `default` are the groups that `doit` without arguments builds; () is all of them. `locked` is
+    what models.lock says beside it.
+    """
 
     default: tuple[str, ...] = ()
+    locked: Mapping[str, Locked] = field(default_factory=dict)
     cache: Cache
     serve: Serve
     toolchains: Mapping[str, Toolchain]
@@ -228,15 +238,19 @@ _KEYS = (*_TABLES, *_SINGLES, "default")
 _Entry = TypeVar("_Entry", bound=BaseModel)
 
 
-def read(text: str) -> tuple[Spec, list[Problem]]:
-    """`text` of a models.toml -> the entries that are well formed, and every problem of the others."""
+def read(text: str, lock: str = "") -> tuple[Spec, list[Problem]]:
+    """`text` of a models.toml, and of the models.lock beside it -> the entries that are well formed, and every problem
+    of the others.
+    """
     try:
         data = tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         empty = Spec(cache=Cache(), serve=Serve(), toolchains={}, platforms={}, models={})
         return empty, [Problem(what=f"models.toml is not TOML: {error}", hint="strings need quotes, tables [brackets]")]
+    locked, unreadable = lockfile.read(lock)
     problems = [_unknown_table(name) for name in data if name not in _KEYS]
     spec = Spec(
+        locked=locked,
         default=_default(data, problems),
         cache=_single("cache", Cache, data, problems) or Cache(),
         serve=_single("serve", Serve, data, problems) or Serve(),
@@ -245,7 +259,7 @@ def read(text: str) -> tuple[Spec, list[Problem]]:
         models=_entries("models", Model, data, problems),
         k8s=_single("k8s", Kubernetes, data, problems) or Kubernetes(),
     )
-    return spec, problems
+    return spec, problems + unreadable
 
 
 def schema() -> dict[str, Any]:

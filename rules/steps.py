@@ -11,10 +11,12 @@ from functools import cache
 from pathlib import Path
 
 from rules import digest
-from rules.action import Action, Files, Input, Local, Output
+from rules.action import Action, Files, Input, Local, Output, Pinned
+from rules.locked import Locked
 from rules.pins import pins
-from rules.source import Source
+from rules.source import ELSEWHERE, Source
 from rules.spec import Eval
+from rules.taken import Choice, taken
 from rules.variant import Variant
 
 __all__ = [
@@ -40,6 +42,12 @@ CONFIG = ("config.json", "generation_config.json")
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 TINY_SEED = 20
+# Who we are to a hub or a bucket, and the way there.
+LOGINS = (
+    *("HOME", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+    *("MODELSCOPE_API_TOKEN", "MODELSCOPE_ENDPOINT", "AWS_*", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +62,12 @@ class Rendering:
     root: str = ""
 
 
-def source(model: str, where: Source, root: Path) -> Action:
-    """Brings the checkpoint of `model` here: made for `tiny:`, verified and taken over for `file:` (below `root`)."""
-    if where.scheme == "hf":
-        return action(
-            f"source:{model}",
-            "hub",
-            {"repository": where.where, "revision": where.revision},
-            outputs=("config.json", "*.safetensors"),
-            packages=("safetensors",),
-        )
+def source(model: str, where: Source, root: Path, wanted: Choice, locked: Mapping[str, Locked]) -> Action:
+    """Brings the checkpoint of `model` here: made for `tiny:`, verified and taken over for `file:` (below `root`),
+    downloaded and verified for what lies elsewhere and is `locked`.
+    """
+    if where.scheme in ELSEWHERE:
+        return _download(model, where, wanted, locked.get(where.name))
     if where.scheme == "tiny":
         return action(
             f"source:{model}",
@@ -76,8 +80,34 @@ def source(model: str, where: Source, root: Path) -> Action:
         f"source:{model}",
         "fetch",
         {"source": "{checkpoint}"},
+        *wanted.arguments(),
         inputs=(("checkpoint", Local(path=str(root / where.where))),),
-        outputs=("config.json", "*.safetensors"),
+        outputs=("config.json",) if wanted.allow_pickle else ("config.json", "*.safetensors"),
+    )
+
+
+def _download(model: str, where: Source, wanted: Choice, held: Locked | None) -> Action:
+    """Keyed by the SHA-256 of the files alone: the hub they come from and the program that brings them are not."""
+    members: tuple[tuple[str, int, str], ...] = ()
+    if held:
+        paths = set(taken(wanted, (file.path for file in held.files)))
+        members = tuple((file.path, file.size, file.sha256) for file in held.files if file.path in paths)
+    place = replace(where, revision=held.commit or where.revision).name if held else where.name
+    return Action(
+        name=f"source:{model}",
+        stage="source",
+        argv=(
+            *("{python}", "-I", "{tool}", "--files={files}", "--places={places}"),
+            *("--partial={warm}", "--digests={digests}", "--out={out}"),
+        ),
+        inputs=(
+            ("files", Pinned(place=place, members=members)),
+            *((name, replace(tool(program), members=())) for name, program in (("tool", "hub"), ("places", "places"))),
+        ),
+        outputs=("config.json",),
+        platform=PLATFORM,
+        warm="downloads",
+        passes=LOGINS,
     )
 
 

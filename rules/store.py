@@ -4,6 +4,7 @@
     results/ab/cdef...     the receipt of the action with key abcdef...
     signatures/ab/cdef...  who vouches for that result (sign.py)
     records/ab/cdef...     how it came to be, for people: never needed to use it
+    sha256/ab/cdef...      the digest of the blob with SHA-256 abcdef..., where that was verified
 
 A result is a hit only if every blob it names is there and is what its name says; otherwise it is a miss. Blobs are
 written first and the result last, each to a temporary name in its own folder, so a crash leaves a miss, never half a
@@ -24,7 +25,7 @@ from rules.action import Entry, Receipt
 
 __all__ = ["Note", "Store"]
 
-Note = Literal["signatures", "records"]
+Note = Literal["signatures", "records", "sha256"]
 
 
 class Store:

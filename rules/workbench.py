@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rules import tree
@@ -17,7 +19,7 @@ from rules.errors import Problem, StepFailed
 from rules.gpu import Lease
 from rules.runners import docker, local
 
-__all__ = ["Source", "Work", "argv", "places", "run"]
+__all__ = ["Source", "Work", "argv", "places", "run", "told"]
 
 _TAIL_LINES = 15
 _HINT = "the log has everything it printed"
@@ -27,10 +29,13 @@ _HINTS = {"failed with signal 9": _KILLED, "failed with exit code 137": _KILLED}
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where an input lies; with `part`, the action is shown a folder with only those files of it."""
+    """Where an input lies; with `part`, the action is shown a folder with only those files of it, and with `text` a
+    file that says so.
+    """
 
     place: Path
     part: Receipt | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +78,18 @@ def run(work: Work, sources: Mapping[str, Source], log: Path, heard: Callable[[s
 
 def places(folder: Path, sources: Mapping[str, Source], warm: Path | None = None) -> dict[str, str]:
     """What `{out}`, `{python}`, `{warm}` and the inputs' names stand for when the command runs in `folder`."""
-    shown = {name: it.place if it.part is None else folder / "in" / name for name, it in sources.items()}
-    ours = {"out": folder / "out", "python": local.python(), **({"warm": warm} if warm else {})}
-    return {name: str(place) for name, place in {**shown, **ours}.items()}
+    shown = {name: folder / "in" / name if it.part or it.text else it.place for name, it in sources.items()}
+    ours = {"out": folder / "out", "digests": folder / "digests.json", "python": local.python()}
+    return {name: str(place) for name, place in {**shown, **ours, **({"warm": warm} if warm else {})}.items()}
+
+
+def told(folder: Path, out: Path) -> dict[str, str]:
+    """The BLAKE3 of each output below `out` that the command in `folder` computed while it wrote them, by path."""
+    try:
+        rows = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {str(path): str(content) for path, content in rows.items() if (out / path).is_file()}
 
 
 def argv(action: Action, filled: Mapping[str, str]) -> list[str]:
@@ -130,7 +144,8 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         tail.append(text)
         heard(text)
 
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
+    visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
+    visible |= _passed(action.passes)
     command = local.Command(
         argv=[_fill(word, filled) for word in action.argv],
         env={**visible, **{name: _fill(value, filled) for name, value in action.env}},
@@ -155,7 +170,16 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
     raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
 
 
+def _passed(patterns: Sequence[str]) -> dict[str, str | None]:
+    """The user's variables that match; None, which takes ours away, for a name that the user has not set."""
+    plain = {name: os.environ.get(name) for name in patterns if "*" not in name}
+    return plain | {name: value for name, value in os.environ.items() if any(fnmatch(name, it) for it in patterns)}
+
+
 def _show(source: Source, view: Path) -> None:
+    if source.text:
+        view.parent.mkdir(parents=True, exist_ok=True)
+        view.write_text(source.text, encoding="utf-8")
     if source.part is None:
         return
     view.mkdir(parents=True)

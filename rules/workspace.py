@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast, get_args
 
-from rules import git, gpu, upkeep
+from rules import git, gpu, locked, upkeep
 from rules import plan as plans
 from rules.artifacts import Artifacts
 from rules.cache import Cache, Mode
@@ -74,7 +74,7 @@ class Workspace:
 @cache
 def load(root: Path) -> Workspace:
     """The workspace in the folder `root`. Raises Misconfigured when its models.toml is missing or wrong."""
-    plan = plans.load(text(root), root)
+    plan = plans.load(text(root), root, lock(root))
     cache = _cache(plan, root)
     upkeep.enroll(cache.store, root / "artifacts")
     executor = Executor(Artifacts(root / "artifacts"), cache, plan.actions, gpu.machine, lambda: git.revision(root))
@@ -88,6 +88,16 @@ def text(root: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         hint = "run doit in a folder with a models.toml; README.md has one of ten lines"
         problem = Problem(what="models.toml cannot be read", facts=(("reason", str(error)),), hint=hint)
+        raise Misconfigured(problem) from error
+
+
+def lock(root: Path) -> str:
+    """The models.lock in the folder `root`, "" where there is none. Raises Misconfigured when it cannot be read."""
+    path = root / locked.NAME
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        problem = Problem(what=f"{locked.NAME} cannot be read", facts=(("reason", str(error)),))
         raise Misconfigured(problem) from error
 
 

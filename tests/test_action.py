@@ -39,6 +39,7 @@ NOT_KEYED: Mapping[str, Any] = {
     "sharing": "never",
     "runner": "docker",
     "warm": "trtllm",
+    "passes": ("HF_TOKEN",),
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from rules.errors import Problem
-from rules.source import HUB, TINY, Dims, Source, dims, parse
+from rules.locked import Held, Locked
+from rules.source import HUB, TINY, Dims, Facts, Source, dims, facts, parse, tokenizer_facts
 
 WIDTHS = ("hidden_size", "intermediate_size", "n_embd", "n_inner", "model_type", "vocab_size", "tie_word_embeddings")
 FIELDS = ("num_attention_heads", "num_key_value_heads", "num_hidden_layers", "max_position_embeddings")
@@ -31,7 +32,7 @@ def test_anything_else_is_a_problem_with_a_hint(text: str) -> None:
     found = parse(text)
     assert isinstance(found, Problem)
     assert found.what == f"{text!r} is not a source"
-    assert found.hint == "write tiny:... or file:... or hf:..."
+    assert found.hint == "write tiny:... or file:... or hf:... or modelscope:... or s3:..."
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,81 @@ def test_tiny_dimensions_are_those_that_the_tool_makes(project: Path, architectu
 def test_every_config_that_is_carried_says_where_it_was_read() -> None:
     carried = json.loads(HUB.read_text(encoding="utf-8"))
     assert all(len(config["_source"]) > 20 for config in carried.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "where"),
+    [
+        ("hf:o/n", "hf:o/n@main", "o/n"),
+        ("hf:o/n@v1", "hf:o/n@v1", "o/n"),
+        ("modelscope:O/N", "modelscope:O/N@master", "O/N"),
+        ("modelscope:O/N@v1.0.0", "modelscope:O/N@v1.0.0", "O/N"),
+        ("s3://bucket/models/m/", "s3://bucket/models/m", "bucket/models/m"),
+        ("s3://bucket", "s3://bucket", "bucket"),
+    ],
+)
+def test_a_source_elsewhere_has_one_name_in_models_lock(text: str, name: str, where: str) -> None:
+    found = parse(text)
+    assert isinstance(found, Source)
+    assert (found.name, found.where) == (name, where)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "modelscope:name",
+        "modelscope:a/b@",
+        "s3:bucket",
+        "s3://",
+        "s3://b/../c",
+        "s3://key@b/p",
+        "s3://b/p?x=1",
+        "s3://B/p",
+    ],
+)
+def test_what_is_no_name_elsewhere_is_told_with_how_it_is_written(text: str) -> None:
+    found = parse(text)
+    assert isinstance(found, Problem)
+    assert found.hint.startswith(f"write {text.partition(':')[0]}:")
+
+
+LOCKED = Locked(
+    commit="c0ffee",
+    files=(Held("config.json", 2, "1" * 64),),
+    config={"num_attention_heads": 6, "num_hidden_layers": 7},
+    generation={"eos_token_id": 1},
+    tokenizer={"files": ["tokenizer.json"]},
+)
+
+
+def test_what_is_locked_goes_before_what_we_knew() -> None:
+    where = Source(scheme="hf", where="Qwen/Qwen2-7B", revision="main")
+    before, after = facts(where, Path()), facts(where, Path(), {where.name: LOCKED})
+    assert isinstance(before, Facts)
+    assert isinstance(after, Facts)
+    assert (before.config["num_hidden_layers"], before.files, before.pinned) == (28, (), False)
+    assert (after.config, after.files, after.pinned) == (LOCKED.config, LOCKED.files, True)
+    assert (after.generation, after.tokenizer) == (LOCKED.generation, LOCKED.tokenizer)
+    found = dims(where, Path(), {where.name: LOCKED})
+    assert isinstance(found, Dims)
+    assert (found.heads, found.layers) == (6, 7)
+
+
+def test_a_folder_on_disk_has_the_same_facts(tmp_path: Path) -> None:
+    where = _config(tmp_path / "c", model_type="llama")
+    (tmp_path / "c" / "tokenizer.json").write_text("{}")
+    (tmp_path / "c" / "tokenizer_config.json").write_text('{"eos_token": {"content": "<e>"}, "chat_template": "x"}')
+    (tmp_path / "c" / "generation_config.json").write_text('{"eos_token_id": 2}')
+    found = facts(where, tmp_path)
+    assert isinstance(found, Facts)
+    assert found.generation == {"eos_token_id": 2}
+    assert found.tokenizer is not None
+    assert (found.tokenizer["eos_token"], found.tokenizer["chat_template"]) == ("<e>", True)
+    assert [held.path for held in found.files] == sorted(path.name for path in (tmp_path / "c").iterdir())
+
+
+def test_a_tokenizer_has_a_file() -> None:
+    assert tokenizer_facts(["config.json"], {"eos_token": "<e>"}) is None
+    found = tokenizer_facts(["tokenizer.model", "chat_template.jinja"], {})
+    assert found is not None
+    assert found["chat_template"] is True

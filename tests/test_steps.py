@@ -10,19 +10,32 @@ from pathlib import Path
 import pytest
 
 from rules import digest, steps
-from rules.action import Action, Files, Local, Output
+from rules.action import Action, Files, Local, Output, Pinned, manifest
+from rules.locked import Held, Locked
 from rules.source import Source
 from rules.spec import Eval, read
+from rules.taken import Choice
 from rules.variant import expand
 from tests.space import SPEC
 
-TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/data"))
-FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/data"))
+TINY = steps.source("m", Source(scheme="tiny", where="qwen2"), Path("/data"), Choice(), {})
+FILE = steps.source("m", Source(scheme="file", where="ckpt"), Path("/data"), Choice(), {})
 RENDERING = steps.Rendering(overlays=("openvino",), values={"b": True, "a": 1})
 BUILD = steps.repository("m_x", "m", "engine:m_x", RENDERING)
 PLACED = steps.repository("m_x", "m", "engine:m_x", replace(RENDERING, contract="0.11.0", root="/repository"))
 SMOKE = steps.smoke("m_x", "m")
-HUB = steps.source("m", Source(scheme="hf", where="org/name", revision="main"), Path("/data"))
+TRUSTING = Choice(trust_remote_code=True)
+HELD = Locked(
+    commit="c0ffee",
+    files=(
+        Held("README.md", 9, "0" * 64),
+        Held("config.json", 2, "1" * 64),
+        Held("model.safetensors", 8, "2" * 64),
+        Held("modeling_own.py", 7, "3" * 64),
+    ),
+)
+ON_HF, ON_MODELSCOPE = Source(scheme="hf", where="o/n", revision="main"), Source(scheme="modelscope", where="O/N")
+HUB = steps.source("m", ON_HF, Path("/data"), Choice(), {ON_HF.name: HELD})
 (VARIANT,) = expand(read(SPEC)[0])
 HERE = Path(__file__)
 ASK = steps.ask(VARIANT, Eval(data=f"file:{HERE.name}", size=3), HERE.parent)
@@ -33,10 +46,11 @@ ALL = (TINY, FILE, HUB, BUILD, PLACED, SMOKE, ASK, SCORE)
 @pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
 def test_every_placeholder_of_a_command_is_an_input(action: Action) -> None:
     used = {name for word in action.argv for name in re.findall(r"\{(\w+)\}", word)}
-    assert used == {"python", "out", *(name for name, _ in action.inputs)}
+    ours = {"python", "out", *(("warm", "digests") if action is HUB else ())}
+    assert used == {*ours, *(name for name, _ in action.inputs)}
 
 
-@pytest.mark.parametrize("action", ALL, ids=lambda action: action.name)
+@pytest.mark.parametrize("action", [it for it in ALL if it is not HUB], ids=lambda action: action.name)
 def test_a_tool_runs_isolated_and_its_bytes_are_keyed(action: Action) -> None:
     assert action.argv[:3] == ("{python}", "-I", "{tool}")
     tool = dict(action.inputs)["tool"]
@@ -44,12 +58,40 @@ def test_a_tool_runs_isolated_and_its_bytes_are_keyed(action: Action) -> None:
     assert tool.members == (("", digest.of_file(Path(tool.root))),)
 
 
+def test_what_is_pinned_is_keyed_by_its_digests_alone() -> None:
+    """Not by the hub, the commit or the program that brings it: a newer downloader downloads nothing again."""
+    elsewhere = steps.source("other", ON_MODELSCOPE, Path(), Choice(), {ON_MODELSCOPE.name: replace(HELD, commit="1")})
+    assert manifest(elsewhere, {}) == manifest(HUB, {})
+    assert [line for line in manifest(HUB, {}).splitlines() if line.startswith("input")] == [
+        f"input files config.json sha256:{'1' * 64}",
+        f"input files model.safetensors sha256:{'2' * 64}",
+    ]
+
+
+def test_the_commit_is_what_is_downloaded() -> None:
+    pinned = dict(HUB.inputs)["files"]
+    assert isinstance(pinned, Pinned)
+    assert pinned.place == "hf:o/n@c0ffee"
+
+
+def test_code_of_the_model_is_a_part_of_the_key_once_it_is_trusted() -> None:
+    trusting = steps.source("m", ON_HF, Path(), Choice(trust_remote_code=True), {ON_HF.name: HELD})
+    assert f"input files modeling_own.py sha256:{'3' * 64}" in manifest(trusting, {})
+    assert "trust-remote-code" in str(steps.source("m", Source(scheme="file", where="c"), Path(), TRUSTING, {}).argv)
+
+
+def test_a_source_that_is_not_locked_is_planned_and_never_has_the_key_of_one_that_is() -> None:
+    loose = steps.source("m", ON_HF, Path(), Choice(), {})
+    assert "not pinned" in manifest(loose, {})
+    assert manifest(loose, {}) != manifest(HUB, {})
+
+
 def test_a_file_source_is_taken_from_below_the_root() -> None:
     assert dict(FILE.inputs)["checkpoint"] == Local(path="/data/ckpt")
 
 
 def test_an_absolute_file_source_is_taken_as_it_is() -> None:
-    action = steps.source("m", Source(scheme="file", where="/data/ckpt"), Path("/data"))
+    action = steps.source("m", Source(scheme="file", where="/data/ckpt"), Path("/data"), Choice(), {})
     assert dict(action.inputs)["checkpoint"] == Local(path="/data/ckpt")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rules import backend, source
+from rules import backend, source, taken
 from rules.errors import Problem, nearest
 from rules.rule import Rule, error
 from rules.source import Dims
@@ -64,7 +64,7 @@ class Subject:
     def dims(self) -> Dims | None:
         """The model's dimensions, where its config.json can be read."""
         where = source.parse(self.entry.source)
-        found = where if isinstance(where, Problem) else source.dims(where, self.root)
+        found = where if isinstance(where, Problem) else source.dims(where, self.root, self.spec.locked)
         return None if isinstance(found, Problem) else found
 
 
@@ -72,9 +72,18 @@ class Subject:
 def source_exists(subject: Subject) -> Iterator[Problem]:
     """The source is one, and a `file:` source has a config.json."""
     where = source.parse(subject.entry.source)
-    found = where if isinstance(where, Problem) else source.dims(where, subject.root)
+    found = where if isinstance(where, Problem) else source.dims(where, subject.root, subject.spec.locked)
     if isinstance(found, Problem):
         yield Problem(what=f"{subject.path}.source: {found.what}", facts=found.facts, hint=found.hint)
+
+
+@error("take what makes a checkpoint, and say so where it can run code", "TRT-LLM#2052", "transformers#27923")
+def source_is_whole(subject: Subject) -> Iterator[Problem]:
+    """What the entry takes of a locked source has settings and weights, and nothing that runs code unasked."""
+    where = source.parse(subject.entry.source)
+    found = where if isinstance(where, Problem) else source.facts(where, subject.root, subject.spec.locked)
+    if not isinstance(found, Problem):
+        yield from taken.problems(subject.path, subject.entry, found)
 
 
 @error("write its table, or name another")
@@ -132,6 +141,7 @@ def parallelism_written(subject: Subject) -> Iterator[Problem]:
 
 RULES: tuple[Rule[Subject], ...] = (
     source_exists,
+    source_is_whole,
     toolchain_exists,
     platform_exists,
     precision_offered,

@@ -48,7 +48,7 @@ def _found(targets: list[str]) -> list[Finding]:
     """A file with mistakes cannot be planned, so that nobody knows what its targets are: all of it is told."""
     root = Path.cwd()
     try:
-        found = check.examine(workspace.text(root), root)
+        found = check.examine(workspace.text(root), root, workspace.lock(root))
     except BuildError as error:
         raise InvalidCommand(str(error)) from error
     if check.refused(found):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rules import check
-from rules.action import Action, Files, Local, Output
+from rules.action import Action, Files, Input, Local, Pinned
 from rules.commands import EngineCommand
 from rules.errors import Problem
 from rules.outlook import Outlook, look
@@ -101,9 +101,11 @@ def _row(space: Workspace, one: Outlook) -> dict[str, Any]:
     }
 
 
-def _input(source: Files | Local | Output) -> str | list[str]:
+def _input(source: Input) -> str | list[str]:
     if isinstance(source, Files):
         return [f"{path or 'file'} {content}" for path, content in source.members]
+    if isinstance(source, Pinned):
+        return source.place
     return source.path if isinstance(source, Local) else source.action
 
 

@@ -119,7 +119,7 @@ def _budget(space: Workspace, name: str) -> dict[str, int]:
     """Bytes that a full batch is expected to take on all ranks of the variant; {} where its config.json is unknown."""
     variant = space.plan.variants.get(name)
     where = source.parse(variant.entry.source) if variant else None
-    dims = source.dims(where, space.root) if isinstance(where, Source) else None
+    dims = source.dims(where, space.root, space.plan.spec.locked) if isinstance(where, Source) else None
     if variant is None or not isinstance(dims, Dims) or not memory.parameters(dims):
         return {}
     shape, width = variant.shape, 4 if variant.precision == "fp32" else 2

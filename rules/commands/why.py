@@ -43,7 +43,10 @@ def reasons(space: Workspace, action: Action) -> list[str]:
         return [f"its input {name} is not up to date (doit why {name})" for name in stale]
     if record is None:
         return ["it was never made here"]
-    changed = changes(record.manifest, executor.manifest(action))
+    try:
+        changed = changes(record.manifest, executor.manifest(action))
+    except Unknown as error:
+        return [f"it waits for {error}"]
     if changed:
         return changed
     if not executor.fresh(action, here=False):

@@ -28,7 +28,7 @@ from rules.remotes import Heard, Patience, Remote
 from rules.remotes.credentials import aws_profile
 from rules.remotes.wire import PROBE, PROBE_TEXT, Arrival, Departure, checked, failure
 
-__all__ = ["Objects", "open_remote"]
+__all__ = ["Objects", "bucket", "open_remote", "why"]
 
 _MIB = 1 << 20
 _PART = 8 * _MIB
@@ -50,6 +50,11 @@ def open_remote(parts: SplitResult, patience: Patience) -> Remote:
     url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
     profile = aws_profile() if parts.scheme == "s3" else {}
     return Objects(url, parts.scheme, partial(_store, parts, profile, patience), patience)
+
+
+def bucket(name: str, prefix: str, patience: Patience) -> ObjectStore:
+    """The folder `prefix` of an S3 bucket; credentials and endpoint as for a remote cache. Raises Misconfigured."""
+    return _store(urlsplit(f"s3://{name}/{prefix}"), aws_profile(), patience, patience.retry_s)
 
 
 def _store(parts: SplitResult, profile: Any, patience: Patience, retry_s: float) -> ObjectStore:
@@ -171,7 +176,7 @@ class Objects:
                 try:
                     self._stores[retry_s] = self._open(retry_s)
                 except (BaseError, OSError) as error:
-                    raise failure(self.url, "cannot be used", _why(error)) from None
+                    raise failure(self.url, "cannot be used", why(error)) from None
             return self._stores[retry_s]
 
     def _probe(self) -> bool:
@@ -221,13 +226,13 @@ class Objects:
         try:
             yield
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise failure(self.url, what, _why(error), f"this needs {permission}") from None
+            raise failure(self.url, what, why(error), f"this needs {permission}") from None
         except (BaseError, FileNotFoundError) as error:
-            raise failure(self.url, what, _why(error)) from None
+            raise failure(self.url, what, why(error)) from None
         self._answered = True
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     """The cause of an error. obstore's first line says only what was sent; the answer and a dump come after it."""
     text = str(error)
     causes = re.findall(r'(?:message|error): "([^"]+)"', text)

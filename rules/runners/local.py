@@ -33,11 +33,12 @@ class Command:
     """`log` receives all output; `scratch` is a folder the command may fill; `timeout_s` None is no limit.
 
     As root it obeys the modes of files unless it has `powers`, which a container's program needs to pass on. `inherit`
-    are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end.
+    are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end. A variable of
+    `env` that is None is not there, though it would be by default.
     """
 
     argv: Sequence[str]
-    env: Mapping[str, str]
+    env: Mapping[str, str | None]
     log: Path
     scratch: Path
     timeout_s: float | None = None
@@ -141,7 +142,7 @@ def _start(command: Command) -> tuple[subprocess.Popen[str], int]:
         theirs, ours = os.pipe()
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", _LEASH, *(["--powers"] * command.powers), str(theirs), *command.argv],
-            env={**_base_env(command.scratch), **command.env},
+            env={k: v for k, v in {**_base_env(command.scratch), **command.env}.items() if v is not None},
             cwd=command.scratch,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

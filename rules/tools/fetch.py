@@ -1,7 +1,8 @@
 """Take over a Hugging Face checkpoint from a local folder: verify it, then link or copy its files.
 
 Everything wrong with the source is reported at once. Only settings, tokenizer files and safetensors
-are taken: pickled weights can run code, and ONNX files or a .git folder are not part of the model.
+are taken, and what the entry includes: pickled weights and Python files can run code, so each has to
+be asked for, and ONNX files or a .git folder are not part of the model.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import shutil
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 TAKEN = ("*.json", "*.jsonl", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
-LEFT_OUT = ("pytorch_model*", "flax_model*", "tf_model*", "openvino_*", ".*")
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.gguf")
+LEFT_OUT = ("pytorch_model*", "flax_model*", "tf_model*", "openvino_*", "consolidated*", ".*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+CODE = ("*.py",)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "*.tiktoken", "vocab.json", "vocab.txt")
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
 HEADER_LIMIT = 100_000_000  # bytes, as the safetensors library limits it
@@ -37,7 +41,7 @@ def main() -> int:
     """Run the tool; the exit status, 1 when it refused."""
     args = _arguments()
     try:
-        fetch(args.source, args.out)
+        fetch(args.source, args.out, args)
     except (Refused, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -47,54 +51,77 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--include", action="append", default=[], metavar="PATTERN")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
-def fetch(source: Path, out: Path) -> None:
+def fetch(source: Path, out: Path, wanted: argparse.Namespace) -> None:
     """Verify `source` and bring its files below `out`; raise Refused naming all that is wrong."""
     if not source.is_dir():
         raise Refused(f"the source is no folder\n  source  {source}\n  hint: name a checkpoint's folder")
-    present = sorted(path for path in source.iterdir() if path.is_file())
-    taken = [path for path in present if _is_taken(path.name)]
-    wrong = problems(present)
+    present = sorted(path for path in source.rglob("*") if path.is_file())
+    names = {path: path.relative_to(source).as_posix() for path in present}
+    chosen = taken(wanted, list(names.values()))
+    files = {name: path for path, name in names.items() if name in chosen}
+    wrong = problems(files, [name for name in names.values() if _is(name, PICKLES)])
     if wrong:
         facts = "\n".join(f"  {line}" for line in wrong)
         raise Refused(
             f"the source is not a whole Hugging Face checkpoint\n  source  {source}\n{facts}\n"
             "  hint: download it again, complete and as safetensors (`git lfs pull` in a git clone)"
         )
-    left = sorted({path.name for path in source.iterdir()} - {path.name for path in taken})
+    left = sorted({name.partition("/")[0] for name in names.values()} - {name.partition("/")[0] for name in files})
     if left:
         print(f"left out: {', '.join(left)}", flush=True)
-    bring(taken, out)
-    size = sum(path.stat().st_size for path in taken)
-    (out / "summary.txt").write_text(f"{len(taken)} files, {size / 1e6:.1f} MB\n")
+    if any(_is(name, PICKLES) for name in files):
+        print("warning: pickled weights can run code when they are loaded", flush=True)
+    bring(files, out)
+    size = sum(path.stat().st_size for path in files.values())
+    (out / "summary.txt").write_text(f"{len(files)} files, {size / 1e6:.1f} MB\n")
 
 
-def _is_taken(name: str) -> bool:
-    return any(fnmatch(name, kind) for kind in TAKEN) and not any(fnmatch(name, kind) for kind in LEFT_OUT)
+def taken(wanted: Any, names: list[str]) -> set[str]:
+    """The names that are taken, decided as rules/taken.py decides; pickles only where there are no safetensors."""
+    found = {name for name in names if _plain(wanted, name)}
+    if wanted.allow_pickle and not any(name.endswith(".safetensors") for name in found):
+        found |= {name for name in names if _is(name, PICKLED) and not _is(name, wanted.exclude)}
+    return found
 
 
-def problems(present: list[Path]) -> list[str]:
-    """Every reason why a folder of these files is not a checkpoint, as `file: reason`; empty when it is one."""
-    names = {path.name for path in present}
+def _plain(wanted: Any, name: str) -> bool:
+    if _is(name, wanted.exclude) or (_is(name, PICKLES) and not wanted.allow_pickle):
+        return False
+    if _is(name, CODE):
+        return bool(wanted.trust_remote_code)
+    return _is(name, wanted.include) or ("/" not in name and _is(name, TAKEN) and not _is(name, LEFT_OUT))
+
+
+def _is(name: str, kinds: Iterable[str]) -> bool:
+    return any(fnmatch(name, kind) for kind in kinds)
+
+
+def problems(files: dict[str, Path], pickles: list[str]) -> list[str]:
+    """Every reason why these files are not a checkpoint, as `file: reason`; empty when they are one.
+
+    `pickles` are the pickled files that there are, taken or not.
+    """
     wrong = []
-    if "config.json" not in names:
+    if "config.json" not in files:
         wrong.append("config.json: missing")
-    weights = [path for path in present if path.suffix == ".safetensors"]
-    pickles = [name for name in sorted(names) if any(fnmatch(name, kind) for kind in PICKLES)]
-    if not weights:
-        only = f", only {', '.join(pickles)}, which can run code when loaded" if pickles else ""
+    if not any(_is(name, ("*.safetensors", *PICKLES)) for name in files):
+        only = f", only {', '.join(pickles)}, which can run code when loaded (allow_pickle)" if pickles else ""
         wrong.append(f"*.safetensors: missing{only}")
-    if not any(fnmatch(name, kind) for name in names for kind in TOKENIZERS):
+    if not any(_is(name, TOKENIZERS) for name in files):
         wrong.append("tokenizer.json: missing, and no other tokenizer file")
-    for path in present:
-        if _is_taken(path.name):
-            wrong.extend(f"{path.name}: {reason}" for reason in file_problems(path))
-    for path in present:
-        if path.name.endswith(".safetensors.index.json"):
-            wrong.extend(f"{path.name}: {reason}" for reason in index_problems(path, names))
+    for name, path in files.items():
+        wrong.extend(f"{name}: {reason}" for reason in file_problems(path))
+    for name, path in files.items():
+        if name.endswith(".safetensors.index.json"):
+            wrong.extend(f"{name}: {reason}" for reason in index_problems(path, set(files)))
     return wrong
 
 
@@ -146,12 +173,13 @@ def index_problems(path: Path, names: set[str]) -> list[str]:
     return [f"names missing shards: {', '.join(missing)}"] if missing else []
 
 
-def bring(files: list[Path], out: Path) -> None:
+def bring(files: dict[str, Path], out: Path) -> None:
     """Place every file below `out`, with a line of progress by bytes at least every 2 s."""
-    progress = Progress(sum(path.stat().st_size for path in files))
-    for path in files:
+    progress = Progress(sum(path.stat().st_size for path in files.values()))
+    for name, path in files.items():
         real = path.resolve()  # a hub's cache holds links, and a link to a link would dangle elsewhere
-        place(real, out / path.name, progress)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        place(real, out / name, progress)
     progress.tell()
 
 

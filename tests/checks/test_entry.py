@@ -11,6 +11,26 @@ EXAMPLES: Examples = {
     "source-exists": [
         Example({**CPU, "source": '"file:nowhere"'}, FILE, "models.m.source: {root}/nowhere/config.json does", "folder")
     ],
+    "source-is-whole": [
+        Example(
+            {"include": '["pytorch_model.bin"]'},
+            {"include": '["original/*"]', "exclude": '["original/*.pth"]'},
+            "models.m.include: 'pytorch_model.bin' can run code when it is loaded",
+            "allow_pickle = true",
+        ),
+        Example(
+            {"include": '["*.py"]'},
+            {"include": '["*.py"]', "trust_remote_code": "true"},
+            "models.m.include: '*.py' can run code when it is loaded",
+            "trust_remote_code = true",
+        ),
+        Example(
+            {**CPU, "source": '"tiny:qwen2"', "exclude": '["*"]'},
+            {**CPU, "source": '"tiny:qwen2"'},
+            "models.m: include, exclude, allow_pickle and trust_remote_code mean nothing to a tiny: source",
+            "leave them out",
+        ),
+    ],
     "toolchain-exists": [
         Example({"toolchain": '"cpuu"'}, CPU, "models.m.toolchain: there is no toolchain 'cpuu'", "mean 'cpu'?")
     ],

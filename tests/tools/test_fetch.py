@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from rules.taken import Choice, taken
+from tests.fakes import PROJECT
 from tests.made import Run
+from tests.test_taken import USUAL
 
 
 def _safetensors(path: Path, values: int = 4) -> None:
@@ -110,3 +114,37 @@ def test_large_weights_take_no_second_space(run_tool: Run, checkpoint: Path, tmp
         pytest.skip("this file system shares blocks, which no file's status shows")
     assert run_tool("fetch", "--source", checkpoint, "--out", out).returncode == 0
     assert (out / "model.safetensors").stat().st_ino == weights.stat().st_ino
+
+
+def test_a_folder_is_chosen_from_as_a_hub_is() -> None:
+    """rules/tools may not import rules, so the choice stands twice."""
+    tool = runpy.run_path(str(PROJECT / "rules" / "tools" / "fetch.py"))["taken"]
+    names = [*USUAL, "original/x.safetensors", "tokenizer.py"]
+    for include in ((), ("original/*",), ("*",)):
+        for exclude in ((), ("*.model", "config.json")):
+            for pickle, code in ((False, False), (True, False), (False, True), (True, True)):
+                wanted = Choice(include=include, exclude=exclude, allow_pickle=pickle, trust_remote_code=code)
+                assert tool(wanted, names) == set(taken(wanted, names)), wanted
+                bare = [name for name in names if not name.endswith(".safetensors")]
+                assert tool(wanted, bare) == set(taken(wanted, bare)), wanted
+
+
+def test_what_an_entry_includes_comes_and_what_it_excludes_stays(run_tool: Run, checkpoint: Path, out: Path) -> None:
+    (checkpoint / "own").mkdir()
+    for name in ("own/notes.txt", "README.md", "extra.json"):
+        (checkpoint / name).write_text("{}")
+    done = run_tool(
+        "fetch", "--source", checkpoint, "--include=own/*", "--include=*.md", "--exclude=extra.*", "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "own" / "notes.txt").exists()
+    assert (out / "README.md").exists()
+    assert not (out / "extra.json").exists()
+
+
+def test_pickles_that_are_allowed_come_with_a_warning(run_tool: Run, checkpoint: Path, out: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    done = run_tool("fetch", "--source", checkpoint, "--allow-pickle", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "pytorch_model.bin").exists()
+    assert "warning: pickled weights" in done.stdout
