@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,8 +10,8 @@ from rules.outlook import Outlook
 
 __all__ = ["Box", "boxes", "svg"]
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 214, 44, 46, 12, 2
-_LETTERS = 31  # of a name that fit into a box
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 176, 44, 24, 10, 2
+_LETTERS = 25  # of a name that fit into a box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +41,32 @@ class Box:
 
 
 def boxes(looked: Sequence[Outlook], model: str, seconds: Mapping[str, float]) -> list[Box]:
-    """Each action of a model one column behind the last of what it needs, in the order of the plan."""
-    columns: dict[str, int] = {}
+    """The actions of a model, whose stages follow one another from left to right, in the order of the plan.
+
+    An action that needs another one of its own stage stands a column behind it.
+    """
+    depths = _depths(looked)
+    columns = {place: number for number, place in enumerate(sorted(set(depths.values())))}
     used: dict[int, int] = {}
     found = []
     for look in looked:
         name = look.action.name
-        column = max((columns[need] + 1 for need in look.action.needs() if need in columns), default=0)
-        columns[name], line = column, used.get(column, 0)
-        used[column] = line + 1
+        column = columns[depths[name]]
+        line = used[column] = used.get(column, -1) + 1
         label = name.partition(":")[2].removeprefix(f"{model}_")
         found.append(Box(look=look, label=label, column=column, line=line, seconds=seconds.get(name)))
     return found
+
+
+def _depths(looked: Sequence[Outlook]) -> dict[str, tuple[int, int]]:
+    """Action -> (how far its stage is from the first, how many of its own stage it stands behind)."""
+    stages: dict[str, int] = {}
+    depths: dict[str, tuple[int, int]] = {}
+    for look in looked:
+        needs = [depths[need] for need in look.action.needs() if need in depths]
+        stage = stages.setdefault(look.action.stage, len(stages))
+        depths[look.action.name] = stage, max((inner + 1 for outer, inner in needs if outer == stage), default=0)
+    return depths
 
 
 def svg(drawn: Sequence[Box]) -> str:
@@ -60,10 +74,21 @@ def svg(drawn: Sequence[Box]) -> str:
     places = {box.name: box for box in drawn}
     width = max((box.left for box in drawn), default=0) + _WIDTH + _MARGIN
     height = max((box.top for box in drawn), default=0) + _HEIGHT + _MARGIN
-    edges = [_edge(places[need], box) for box in drawn for need in box.look.action.needs() if need in places]
+    edges = [_edge(places[start], places[end]) for start, end in _direct(drawn)]
     body = "\n".join([*edges, *map(_box, drawn)])
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f'<svg class="graph" role="img" aria-label="build graph" {size}>\n{body}\n</svg>'
+
+
+def _direct(drawn: Sequence[Box]) -> Iterator[tuple[str, str]]:
+    """The needs that no other need implies: a repository has its tokenizer from the source, but also its engine."""
+    behind: dict[str, set[str]] = {}
+    for box in drawn:
+        needs = [need for need in dict.fromkeys(box.look.action.needs()) if need in behind]
+        behind[box.name] = {box.name}.union(*(behind[need] for need in needs))
+        for need in needs:
+            if not any(need in behind[other] for other in needs if other != need):
+                yield need, box.name
 
 
 def _edge(start: Box, end: Box) -> str:
@@ -75,7 +100,7 @@ def _edge(start: Box, end: Box) -> str:
 
 def _box(box: Box) -> str:
     stage, name = box.look.action.stage, box.label
-    short = name if len(name) <= _LETTERS else f"{name[:12]}…{name[13 - _LETTERS :]}"
+    short = name if len(name) <= _LETTERS else f"{name[: _LETTERS - 19]}…{name[-18:]}"
     took = "" if box.seconds is None else _duration(box.seconds)
     title = "\n".join([box.name, box.look.status, *(filter(None, [box.look.key])), *box.look.reasons[:8]])
     return (

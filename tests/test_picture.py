@@ -24,11 +24,16 @@ CHAIN = [
 ]
 
 
-def test_an_action_stands_behind_the_last_that_it_needs_and_no_two_in_one_place() -> None:
+def test_stages_follow_one_another_and_no_two_actions_stand_in_one_place() -> None:
     drawn = boxes(CHAIN, "m", {})
-    assert [box.column for box in drawn] == [0, 1, 2, 2, 3]
+    assert [box.column for box in drawn] == [0, 1, 2, 3, 3]
     assert len({(box.left, box.top) for box in drawn}) == len(drawn)
     assert [box.label for box in drawn] == ["m", "fp32", "int8", "fp32_a", "int8_a"]
+
+
+def test_a_need_that_another_need_implies_is_not_drawn() -> None:
+    build = _look("build:m_fp32_a", "engine:m_fp32_a", "source:m")
+    assert svg(boxes([*CHAIN, build], "m", {})).count("<path") == 5
 
 
 def test_the_drawing_is_well_formed_with_an_edge_per_need_and_a_title_per_box() -> None:
@@ -48,5 +53,5 @@ def test_a_long_name_is_cut_in_its_middle_and_whole_in_the_title() -> None:
     root = ET.fromstring(svg([box]))
     (short,) = [element.text for element in root.iter("text") if "…" in str(element.text)]
     assert str(short).endswith("_isl256_osl64_bs8")
-    assert len(str(short)) <= 32
+    assert len(str(short)) <= 26
     assert name in next(str(element.text) for element in root.iter("title"))

@@ -69,7 +69,8 @@ function setUp(section) {
   draw(section, model, Object.keys(PLOTS));
 }
 
-// A column is {name, value(row), kind}: what it is called, what stands and sorts there, and `number`, `key`, `prose` or "".
+// A column is {name, value(row), kind, short}: what it is called, what stands there, is sorted and copied, `number`, `key`
+// or `prose`, and whether only its beginning is shown.
 const TABLES = {
   points(model) {
     const { style } = model, rows = model.variants.flatMap((variant) => variant.points);
@@ -80,7 +81,7 @@ const TABLES = {
       { name: "load", value: (row) => row.name.replaceAll("_", " ") + (row.partial ? " (partial)" : ""),
         order: (row) => row.value },
       ...figures.map((name) => ({ name: words(name), kind: "number", value: (row) => row.figures[name] })),
-      { name: "engine", kind: "key", value: (row) => row.engine },
+      { name: "engine", kind: "key", value: (row) => row.engine, short: true },
       { name: "run", kind: "key", value: (row) => row.run },
     ] };
   },
@@ -101,14 +102,14 @@ const TABLES = {
   history(model) {
     const rows = model.variants.flatMap((variant) => variant.history.map((run) => ({ ...run, variant: variant.name })));
     return { rows, columns: [
-      { name: "started", value: (row) => row.started },
+      { name: "started", value: (row) => row.started.slice(0, 19).replace("T", " ") },
       { name: "variant", value: (row) => row.variant },
       { name: "tokens/s", kind: "number", value: (row) => row.figures.output_tokens_per_s },
       { name: "at", value: (row) => row.load.replaceAll("_", " ") + (row.finished ? "" : " (unfinished)") },
       { name: "commit", kind: "key", value: (row) => row.revision.slice(0, 12) + (row.revision.endsWith("+") ? "+" : "") },
       { name: "commits since the run before", kind: "prose",
         value: (row) => row.commits.map((commit) => `${commit[0]} ${commit[2]}`).join("; ") },
-      { name: "engine", kind: "key", value: (row) => row.engine },
+      { name: "engine", kind: "key", value: (row) => row.engine, short: true },
     ] };
   },
 };
@@ -163,7 +164,9 @@ function line(row, columns) {
       dot.className = "dot";
       dot.style.background = column.dot(row);
     }
-    cell.append(column.kind === "number" ? number(value) : String(value ?? ""));
+    const text = column.kind === "number" ? number(value) : String(value ?? "");
+    cell.append(column.short && text.length > 12 ? `${text.slice(0, 12)}…` : text);
+    if (column.short) cell.title = text;
   }
   return made;
 }

@@ -5,7 +5,9 @@ const COLOURS = ["#2563a8", "#d97a1d", "#2a9d6f", "#b5485d", "#7a5cc7", "#8a6d1f
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const WORDS = {
-  ttft: "TTFT", itl: "ITL", latency: "request latency", rouge_l: "ROUGE-L", chrf: "chrF", bleu: "BLEU", kl_bound: "KL bound",
+  ttft: "TTFT", itl: "ITL", latency: "latency", output_tokens_per_s: "tokens/s", requests_per_s: "requests/s",
+  goodput_per_s: "goodput/s", error_rate: "errors", agreement_identical: "identical", agreement_prefix: "prefix",
+  rouge_l: "ROUGE-L", chrf: "chrF", bleu: "BLEU", kl_bound: "KL bound",
 };
 
 function words(figure) {
@@ -22,6 +24,7 @@ function styles(model) {
     colour: COLOURS[precisions.indexOf(variant.precision) % COLOURS.length],
     dash: DASHES[shapes.indexOf(variant.shape) % DASHES.length],
     symbol: SYMBOLS[parallelisms.indexOf(variant.parallelism) % SYMBOLS.length],
+    hollow: shapes.indexOf(variant.shape) > 0 ? "-open" : "",
     label: [variant.precision, parallelisms.length > 1 ? variant.parallelism : "", shapes.length > 1 ? variant.shape : ""]
       .filter(Boolean).join(" · "),
   }]));
@@ -29,6 +32,7 @@ function styles(model) {
 
 function number(value, digits = 4) {
   if (value === undefined || value === null) return "";
+  if (value && Math.abs(value) < 1e-4) return value.toExponential(1);
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
 }
 
@@ -98,10 +102,10 @@ function accuracy(model, { score }) {
   const traces = model.variants.filter((variant) => score in variant.scores && variant.points.length).map((variant) => {
     const best = [...variant.points].sort((one, other) =>
       other.figures.output_tokens_per_s - one.figures.output_tokens_per_s)[0];
-    const { colour, symbol, label } = style[variant.name];
+    const { colour, symbol, hollow, label } = style[variant.name];
     return { name: label, type: "scatter", mode: "markers", x: [best.figures.output_tokens_per_s],
       y: [variant.scores[score]], hovertext: [`${hover(best)}<br>${words(score)}: <b>${number(variant.scores[score])}</b>`],
-      hoverinfo: "text", marker: { color: colour, size: 13, symbol } };
+      hoverinfo: "text", marker: { color: colour, size: 13, symbol: symbol + hollow, line: { width: 2 } } };
   });
   const made = layout("output tokens/s", words(score)), values = traces.flatMap((trace) => trace.y);
   const [low, high] = [Math.min(...values), Math.max(...values)], room = (high - low) / 6 || Math.abs(high) / 20 || 0.05;
@@ -124,7 +128,7 @@ function memory(model) {
     hovertemplate: "measured peak: %{x:.3g} GiB<extra></extra>" };
   const made = layout("GiB", "");
   return { traces: variants.length ? [...expected, measured] : [],
-    layout: { ...made, showlegend: true, legend: { orientation: "h", y: 1.12, x: 0 }, barmode: "relative", yaxis: { ...made.yaxis, autorange: "reversed", ticks: "" }, bargap: 0.35 } };
+    layout: { ...made, showlegend: true, legend: { orientation: "h", y: -0.24, yanchor: "top", x: 0 }, barmode: "relative", yaxis: { ...made.yaxis, autorange: "reversed", ticks: "" }, bargap: 0.35 } };
 }
 
 function history(model) {
