@@ -11,7 +11,8 @@ WORDS: tuple[tuple[str, ...], ...] = (
 WHAT: tuple[tuple[str, ...], ...] = (
     ("cluster", "gates", "locked", "pins", "release"),
     ("source", "spec"),
-    ("flags", "launcher", "memory", "taken", "variant"),
+    ("taken",),
+    ("flags", "launcher", "memory", "variant"),
     ("steps",),
     ("manifests",),
     ("case", "translate"),

@@ -134,6 +134,7 @@ class _Entry:
             calibration=self._entry.calibration,
             dims=self._dims,
             root=self._root,
+            choice=taken.choice(self._entry),
         )
 
     def _family(self, toolchain: str) -> tuple[backend.Backend, Any]:

@@ -13,6 +13,7 @@ from rules.pins import pins
 from rules.release import Release
 from rules.spec import Calibration
 from rules.steps import CONFIG, TOKENIZER, WEIGHTS
+from rules.taken import CODE
 from rules.translate import AWQ_BLOCK, FAMILIES, Intent, measured
 from rules.variant import Point
 
@@ -41,8 +42,9 @@ def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
             **({"block_size": AWQ_BLOCK} if point.precision == "int4_awq" else {}),
             **(_calibration_arguments(point.calibration) if calibrated and point.calibration else {}),
         },
+        *point.choice.trust(),
         inputs=(
-            ("source", Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS))),
+            ("source", Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS, *point.choice.risky()))),
             *(_calibration_inputs(point) if calibrated else ()),
         ),
         outputs=_rank_files(point),
@@ -67,7 +69,8 @@ def _calibration_arguments(calibration: Calibration) -> dict[str, object]:
 def _calibration_inputs(point: Point) -> tuple[tuple[str, Input], ...]:
     if not point.calibration:
         return ()
-    tokenizer = Output(action=f"source:{point.model}", only=TOKENIZER)
+    code = CODE if point.choice.trust_remote_code else ()
+    tokenizer = Output(action=f"source:{point.model}", only=(*TOKENIZER, *code))
     return ("tokenizer", tokenizer), ("calibration", _texts(point.calibration, point.root))
 
 
@@ -86,7 +89,13 @@ def upstream(point: Point, release: Release, wanted: Intent, toolchain: tuple[tu
         name=f"checkpoint:{point.name}",
         stage="checkpoint",
         argv=("python3", f"{point.toolchain.upstream}/{release.script(program)}", *given),
-        inputs=(("source", Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS, *TOKENIZER))), *texts),
+        inputs=(
+            (
+                "source",
+                Output(action=f"source:{point.model}", only=(*CONFIG, *WEIGHTS, *TOKENIZER, *point.choice.risky())),
+            ),
+            *texts,
+        ),
         outputs=_rank_files(point),
         toolchain=toolchain,
         platform=f"sm{wanted.sm}" if calibrated else steps.PLATFORM,

@@ -34,10 +34,18 @@ class Choice:
     trust_remote_code: bool = False
 
     def arguments(self) -> tuple[str, ...]:
-        """What a tool is told of it; nothing when it is the usual one."""
+        """What the tool that takes the files is told of it; nothing when it is the usual one."""
         patterns = [*(f"--include={it}" for it in self.include), *(f"--exclude={it}" for it in self.exclude)]
+        return (*patterns, *self.trust())
+
+    def trust(self) -> tuple[str, ...]:
+        """What a tool that loads the model is told of it."""
         flags = {"--allow-pickle": self.allow_pickle, "--trust-remote-code": self.trust_remote_code}
-        return (*patterns, *(name for name, given in flags.items() if given))
+        return tuple(name for name, given in flags.items() if given)
+
+    def risky(self) -> tuple[str, ...]:
+        """Patterns of the files, beside the usual ones, that a tool that loads the model sees."""
+        return (*(PICKLED if self.allow_pickle else ()), *(CODE if self.trust_remote_code else ()))
 
 
 def choice(entry: Model) -> Choice:

@@ -9,13 +9,14 @@ group: `qwen2_72b_tp4pp2_fp8` is every shape of that point, `qwen2_72b` all of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from rules.errors import Problem
 from rules.source import Dims
 from rules.spec import Calibration, Model, Parallelism, Platform, Shape, Spec, Toolchain
+from rules.taken import Choice
 
 __all__ = ["Point", "Setting", "Variant", "expand", "groups", "name_problems"]
 
@@ -33,6 +34,7 @@ class Point:
     calibration: Calibration | None = None
     dims: Dims | None = None
     root: Path = Path()
+    choice: Choice = field(default_factory=Choice)
 
 
 @dataclass(frozen=True, kw_only=True)

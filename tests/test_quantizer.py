@@ -14,6 +14,7 @@ from rules.release import load
 from rules.source import TINY, Dims
 from rules.spec import Calibration, Parallelism, Platform, Toolchain
 from rules.steps import CONFIG, TOKENIZER, WEIGHTS
+from rules.taken import CODE, PICKLED, Choice
 from rules.translate import Intent
 from rules.variant import Point
 
@@ -57,7 +58,8 @@ def test_one_file_a_rank_is_promised(point: Point) -> None:
 
 
 def test_modelopt_takes_the_arguments_it_is_given(point: Point) -> None:
-    made = _modelopt(replace(point, precision="int4_awq"))
+    trusting = Choice(allow_pickle=True, trust_remote_code=True)
+    made = _modelopt(replace(point, precision="int4_awq", choice=trusting))
     end = made.argv.index("--")
     for name, words in (("tool", made.argv[3:end]), ("quantizer", made.argv[end + 4 :])):
         tool = dict(made.inputs)[name]
@@ -120,3 +122,17 @@ def test_gpus_are_leased_for_measuring_and_as_many_as_the_weights_need(point: Po
     assert _modelopt(replace(point, precision="fp16")).gpus == 0
     assert _modelopt(replace(point, dims=TINY["qwen2"])).gpus == 0
     assert _modelopt(replace(point, platform=Platform(sm=90, memory_gib=8, gpus=8))).gpus == 8
+
+
+def test_what_can_run_code_is_seen_and_told_only_where_the_entry_trusts_it(point: Point) -> None:
+    trusting = replace(point, choice=Choice(allow_pickle=True, trust_remote_code=True))
+    for make in (_modelopt, _upstream):
+        plain, trusted = (dict(make(it).inputs) for it in (point, trusting))
+        assert isinstance(plain["source"], Output)
+        assert isinstance(trusted["source"], Output)
+        assert set(trusted["source"].only) - set(plain["source"].only) == {*CODE, *PICKLED}
+    said = set(_modelopt(trusting).argv) - set(_modelopt(point).argv)
+    assert said == {"--allow-pickle", "--trust-remote-code"}
+    tokenizer = dict(_modelopt(trusting).inputs)["tokenizer"]
+    assert isinstance(tokenizer, Output)
+    assert tokenizer.only == (*TOKENIZER, *CODE)

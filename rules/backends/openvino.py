@@ -88,7 +88,8 @@ def checkpoint(point: Point, build: Build) -> tuple[Action, ...]:
         f"checkpoint:{model}_fp32",
         "openvino_convert",
         {"source": "{source}"},
-        inputs=(("source", Output(action=f"source:{model}", only=(*CONFIG, *WEIGHTS))),),
+        *point.choice.trust(),
+        inputs=(("source", Output(action=f"source:{model}", only=(*CONFIG, *WEIGHTS, *point.choice.risky()))),),
         outputs=(*_IR, "config.json"),
         packages=("openvino", "optimum-intel", "torch", "transformers"),
     )

@@ -59,6 +59,8 @@ def arguments() -> argparse.Namespace:
     """The command line of the table of tools."""
     parser = argparse.ArgumentParser(description="quantize a checkpoint with NVIDIA ModelOpt")
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="config.json and *.safetensors")
+    parser.add_argument("--allow-pickle", action="store_true", help="weights may be pickled")
+    parser.add_argument("--trust-remote-code", action="store_true", help="the model's own Python code may run")
     parser.add_argument("--precision", choices=tuple(ALGORITHMS), required=True)
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), required=True, help="of what is not quantized")
     parser.add_argument("--kv-cache-dtype", choices=tuple(KV_CACHE), required=True)
@@ -77,7 +79,7 @@ def arguments() -> argparse.Namespace:
 
 def make(args: argparse.Namespace) -> None:
     """Write the checkpoint below `args.out`; raise Refused before the long work where that can be known."""
-    config = source_config(args.source)
+    config = source_config(args)
     refuse_impossible(args, config)
     measured = args.precision in PRESETS or args.kv_cache_dtype != "auto"
     texts = calibration_texts(args) if measured else []
@@ -101,13 +103,14 @@ def make(args: argparse.Namespace) -> None:
     (args.out / "summary.txt").write_text(f"{line}{rows}\n", "utf-8")
 
 
-def source_config(source: Path) -> dict[str, Any]:
+def source_config(args: argparse.Namespace) -> dict[str, Any]:
     """The model's config.json; raise Refused where there is none or no weights beside it."""
     try:
-        content = json.loads((source / "config.json").read_text("utf-8"))
+        content = json.loads((args.source / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as problem:
         raise Refused(f"config.json cannot be read\n    reason  {problem}") from None
-    if not isinstance(content, dict) or not any(source.glob("*.safetensors")):
+    kinds = ("*.safetensors", *(("pytorch_model*.bin",) if args.allow_pickle else ()))
+    if not isinstance(content, dict) or not any(any(args.source.glob(kind)) for kind in kinds):
         raise Refused("the source holds no safetensors weights\n    hint: it must be a Hugging Face checkpoint")
     return content
 
@@ -225,7 +228,7 @@ def tokenized(args: argparse.Namespace, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, at most `calibration_length`."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=args.trust_remote_code)
     ids = [tokenizer(text, truncation=True, max_length=args.calibration_length)["input_ids"] for text in texts]
     print(f"{len(ids)} calibration texts, {sum(map(len, ids))} tokens", flush=True)
     return ids
@@ -239,8 +242,11 @@ def loaded(args: argparse.Namespace, torch: Any) -> Any:
 
     several = torch.cuda.is_available() and find_spec("accelerate") is not None
     where = {"device_map": "auto"} if several else {}
+    trust = args.trust_remote_code
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        model = AutoModelForCausalLM.from_pretrained(args.source, dtype=getattr(torch, args.dtype), **where)
+        model = AutoModelForCausalLM.from_pretrained(
+            args.source, dtype=getattr(torch, args.dtype), trust_remote_code=trust, **where
+        )
     if torch.cuda.is_available() and not several:
         model = model.to("cuda")
     return model.eval()

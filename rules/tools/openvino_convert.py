@@ -32,7 +32,7 @@ def main() -> int:
     """Run the tool; the exit status, 1 when it refused."""
     args = _arguments()
     try:
-        convert(args.source, args.out)
+        convert(args)
     except (Refused, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -42,18 +42,21 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--allow-pickle", action="store_true", help="weights may be pickled")
+    parser.add_argument("--trust-remote-code", action="store_true", help="the model's own Python code may run")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
-def convert(source: Path, out: Path) -> None:
+def convert(args: argparse.Namespace) -> None:
     """Write openvino_model.xml/.bin and the two configs; raise Refused for what cannot be had."""
     quiet_and_offline()
-    config = _read_config(source)
+    out = args.out
+    config = _read_config(args.source, own_code=args.trust_remote_code)
     with alive("importing torch and optimum-intel"):
         check_supported(config["model_type"])
     with alive("loading the checkpoint"):
-        model = load(source)
+        model = load(args)
     with alive("tracing and converting"):
         export(model, out)
     check_written(out)
@@ -79,7 +82,7 @@ def quiet_and_offline() -> None:
     )
 
 
-def _read_config(source: Path) -> dict[str, Any]:
+def _read_config(source: Path, *, own_code: bool) -> dict[str, Any]:
     try:
         config = json.loads((source / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as problem:
@@ -89,11 +92,11 @@ def _read_config(source: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise Refused("config.json names no model_type\n  hint: the source must be a Hugging Face checkpoint")
-    if "auto_map" in config:
+    if "auto_map" in config and not own_code:
         raise Refused(
-            "the checkpoint brings its own Python code, which is never run\n"
+            "the checkpoint brings its own Python code, which is not run unasked\n"
             f"  auto_map  {', '.join(sorted(config['auto_map']))}\n"
-            "  hint: use a checkpoint of an architecture that transformers has built in"
+            "  hint: use one of an architecture that transformers has built in, or write trust_remote_code = true"
         )
     if "quantization_config" in config:
         raise Refused(
@@ -119,7 +122,7 @@ def check_supported(model_type: str) -> None:
     )
 
 
-def load(source: Path) -> Any:
+def load(args: argparse.Namespace) -> Any:
     """The model in its own type, mapped from the safetensors files where that is possible."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -127,11 +130,11 @@ def load(source: Path) -> Any:
     torch.set_grad_enabled(False)
     try:
         return AutoModelForCausalLM.from_pretrained(
-            source,
+            args.source,
             dtype="auto",
-            use_safetensors=True,
+            use_safetensors=None if args.allow_pickle else True,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=args.trust_remote_code,
             low_cpu_mem_usage=True,
         ).eval()
     except (OSError, ValueError, KeyError, RuntimeError) as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rules.action import Action, Files, Output
 from rules.backends import openvino
 from rules.spec import Parallelism, Toolchain, read
+from rules.taken import CODE, PICKLED, Choice
 from rules.variant import Point, Setting, Variant, expand
 
 
@@ -111,3 +113,11 @@ def test_a_tool_takes_the_arguments_it_is_given(action: Action) -> None:
     assert isinstance(tool, Files)
     offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
     assert {word.partition("=")[0] for word in action.argv[3:]} <= offered
+
+
+def test_what_can_run_code_is_seen_and_told_only_where_the_entry_trusts_it() -> None:
+    trusting = replace(_point("fp32"), choice=Choice(allow_pickle=True, trust_remote_code=True))
+    (plain,), (trusted,) = (openvino.checkpoint(it, openvino.Build()) for it in (_point("fp32"), trusting))
+    assert set(trusted.argv) - set(plain.argv) == {"--allow-pickle", "--trust-remote-code"}
+    seen = [it for _, it in (*plain.inputs, *trusted.inputs) if isinstance(it, Output)]
+    assert set(seen[1].only) - set(seen[0].only) == {*CODE, *PICKLED}

@@ -51,6 +51,22 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(run_tool: Run, t
 
 
 @pytest.mark.slow
+def test_pickled_weights_are_read_where_that_is_allowed_and_make_the_same_ir(
+    run_tool: Run, source: Made, converted: Made, tmp_path: Path, out: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    pickled = Path(shutil.copytree(source("llama"), tmp_path / "pickled"))
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert "cannot load the checkpoint" in _refusal(run_tool, pickled, out)
+    done = run_tool("openvino_convert", "--source", pickled, "--allow-pickle", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "openvino_model.bin").read_bytes() == (converted("llama") / "openvino_model.bin").read_bytes()
+
+
+@pytest.mark.slow
 def test_weights_that_do_not_fit_the_config_are_refused(run_tool: Run, source: Made, tmp_path: Path, out: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(source("llama"), broken)
