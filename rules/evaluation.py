@@ -8,13 +8,13 @@ same text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import backend, digest, envelope, gates, steps
+from rules import backend, digest, envelope, gates, steps, tree
 from rules.action import Action
 from rules.artifacts import Unknown
 from rules.errors import Problem, StepFailed
@@ -22,7 +22,7 @@ from rules.spec import Eval
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["evaluate", "lines", "reference_of", "require"]
+__all__ = ["evaluate", "lines", "of_run", "reference_of", "require"]
 
 Heard = Callable[[str], None]
 _SHOWN = 4  # decimals
@@ -43,13 +43,27 @@ def evaluate(space: Workspace, variant: Variant, heard: Heard, url: str = "") ->
     summary |= {"url": url or None, "keys": {**summary["keys"], "eval": _key(space, variant, asked)}}
     folder = envelope.begin(space.executor.artifacts.root, "eval", variant.name)
     space.executor.observe(_asking(space, variant, asked, url), heard, folder)
-    summary["prompts"] = _prompts(space.root, asked, folder)
-    answers = reference and reference / "answers.jsonl"
-    space.executor.observe(steps.score(variant.name, asked.metrics, folder / "answers.jsonl", answers), heard, folder)
-    summary["scores"] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    summary["gates"] = [_verdict(one, other) for one in _judged(variant, summary["scores"]["figures"])]
-    envelope.finish(folder, summary)
-    return {**summary, "folder": folder}
+    return _scored(space, variant, summary, folder, reference, heard)
+
+
+def of_run(space: Workspace, variant: Variant, bench: Mapping[str, Any], heard: Heard) -> dict[str, Any] | None:
+    """Scores the answers that a `bench` run got, in the same pass: as `evaluate`, without token ids and so without
+    fidelity. None where the run did not ask the entry's questions, or did not let answers end by themselves.
+
+    `bench` is the run's summary with its `folder`. Of each question the answer at the first load point counts.
+    """
+    asked, settings = variant.entry.eval, bench["settings"]
+    data = str(space.root / asked.data.removeprefix("file:")) if asked else None
+    if asked is None or not asked.metrics or settings.get("prompts") != data or settings.get("fixed"):
+        return None
+    rows = list(_recorded(bench))
+    if not rows or any(row["expected"] is None for row in rows):
+        return None
+    summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "bench_run": Path(bench["folder"]).name})
+    folder = envelope.begin(space.executor.artifacts.root, "eval", variant.name)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    tree.write(folder / "answers.jsonl", text)
+    return _scored(space, variant, summary, folder, None, heard)
 
 
 def reference_of(space: Workspace, variant: Variant) -> Variant | None:
@@ -75,10 +89,39 @@ def lines(summary: dict[str, Any]) -> list[str]:
     scores = summary["scores"]
     errors, theirs = scores["standard_errors"], scores.get("reference_scores", {})
     head = f"{scores['questions']} questions" + (f", {scores['failed']} without an answer" if scores["failed"] else "")
-    return [head, *_scored(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {}))]
+    return [head, *_lines(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {}))]
 
 
-def _scored(scores: dict[str, float], errors: dict[str, float], theirs: dict[str, float]) -> Iterator[str]:
+def _scored(
+    space: Workspace, variant: Variant, summary: dict[str, Any], folder: Path, reference: Path | None, heard: Heard
+) -> dict[str, Any]:
+    """The run in `folder`, whose answers are there, with its scores and gates; `reference` is another run's folder."""
+    asked = variant.entry.eval
+    assert asked
+    answers = reference and reference / "answers.jsonl"
+    space.executor.observe(steps.score(variant.name, asked.metrics, folder / "answers.jsonl", answers), heard, folder)
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    against = asked.reference if reference else None
+    verdicts = [_verdict(one, against) for one in gates.judge(variant.entry.gates, scores["figures"])]
+    whole = {**summary, "prompts": _prompts(space.root, asked, folder), "scores": scores, "gates": verdicts}
+    envelope.finish(folder, whole)
+    return {**whole, "folder": folder}
+
+
+def _recorded(bench: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row of answers.jsonl per question that was asked under load, in the order of the data."""
+    found: dict[int, dict[str, Any]] = {}
+    for point in bench["points"]:
+        export = Path(bench["folder"]) / point["folder"] / "profile_export.jsonl"
+        for line in filter(None, export.read_text(encoding="utf-8").split("\n")):
+            record = json.loads(line)
+            ours, error = record["engines"], record["error"]
+            row = {"input": ours["text_input"], "expected": ours["expected"], "text": ours["text"], "ids": None}
+            found.setdefault(ours["prompt"], {**row, "error": error and str(error["message"])})
+    return (found[number] for number in sorted(found))
+
+
+def _lines(scores: dict[str, float], errors: dict[str, float], theirs: dict[str, float]) -> Iterator[str]:
     for name, value in scores.items():
         spread = f" ± {errors[name]:.{_SHOWN}f}" if name in errors else ""
         beside = f"   reference {theirs[name]:.{_SHOWN}f}" if name in theirs else ""
@@ -157,11 +200,7 @@ def _prompts(root: Path, asked: Eval, folder: Path) -> dict[str, Any]:
     return {"source": asked.data, "digest": content, "count": len(rows), "expected": expected}
 
 
-def _judged(variant: Variant, figures: dict[str, float]) -> tuple[gates.Verdict, ...]:
-    return gates.judge(variant.entry.gates, figures)
-
-
-def _verdict(one: gates.Verdict, other: Variant | None) -> dict[str, Any]:
-    against = other.precision if other and one.gate.endswith("_drop") else None
+def _verdict(one: gates.Verdict, reference: str | None) -> dict[str, Any]:
+    against = reference if one.gate not in gates.SCORES or "agreement" in one.gate else None
     said = {"gate": one.gate, "limit": one.limit, "value": one.figure, "at": "", "against": against}
     return {**said, "holds": one.holds, "skipped": "", "text": str(one)}

@@ -110,12 +110,11 @@ class Findings:
         return [point for run in runs if run for point in self.points(run)]
 
     def scores(self, run: Run) -> dict[str, float]:
-        """The scores of the newest evaluation of the same variant with the same engine; {} without one."""
+        """The scores of the same variant with the same engine, each of the newest evaluation that has it."""
         key = run.variant, run.engine
         if key not in self._scores:
-            alike = (it for it in reversed(self.evals) if (it.variant, it.engine) == key and it.summary.get("scores"))
-            found = next(alike, None)
-            self._scores[key] = dict(found.summary["scores"]["figures"]) if found else {}
+            alike = (it for it in self.evals if (it.variant, it.engine) == key and it.summary.get("scores"))
+            self._scores[key] = {name: value for it in alike for name, value in it.summary["scores"]["figures"].items()}
         return self._scores[key]
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from rules import evaluation
+from rules import workspace as workspace_of
+from tests.measured import bench, point
 from tests.space import HEAD, Space
 
 VARIANT = "m_int8_wo_isl256_osl64_bs8"
@@ -126,3 +129,57 @@ def test_a_group_is_every_variant_that_has_questions(asked: Space) -> None:
             *(name.replace("bs8", "bs4") for name in (VARIANT, REFERENCE)),
         )
     )
+
+
+def _loaded(space: Space, **settings: object) -> dict[str, Any]:
+    """The summary of a bench run that asked the questions twice, at two load points."""
+    folder = bench(space.root / "artifacts", VARIANT, [point(1, 1.0, 1.0, 1.0), point(8, 1.0, 1.0, 1.0)])
+    for number, name in enumerate(("concurrency1_1", "concurrency8_1")):
+        lines = [
+            {
+                "error": None if prompt else {"message": "timeout"},
+                "engines": {
+                    "prompt": prompt,
+                    "text_input": f"q{prompt}",
+                    "expected": "e",
+                    "text": "ae"[number] + "0" * (not number),
+                },
+            }
+            for prompt in ((2, 0) if number == 0 else (0, 1, 2))
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / name / "profile_export.jsonl").write_text(text)
+    path = str(space.root / "q.jsonl")
+    summary = _summary(folder / "summary.json")
+    return {**summary, "folder": str(folder), "settings": {"prompts": path, "fixed": False, **settings}}
+
+
+def _scored(space: Space, **settings: object) -> dict[str, Any] | None:
+    loaded = workspace_of.load(space.root)
+    variant = loaded.plan.variants[VARIANT]
+    return evaluation.of_run(loaded, variant, _loaded(space, **settings), lambda line: None)
+
+
+def test_the_answers_of_a_bench_run_are_scored_in_the_same_pass(built: Space) -> None:
+    built.write("models.toml", SPEC)
+    built.write("q.jsonl", '{"input": "q", "expected": "e"}\n')
+    found = _scored(built)
+    assert found
+    rows = [json.loads(line) for line in (found["folder"] / "answers.jsonl").read_text().splitlines()]
+    assert [(row["input"], row["text"], row["error"]) for row in rows] == [
+        ("q0", "a0", "timeout"),
+        ("q1", "e", None),
+        ("q2", "a0", None),
+    ]
+    assert found["scores"]["figures"] == {"exact_match": pytest.approx(1 / 3)}
+    assert [gate["gate"] for gate in found["gates"]] == ["exact_match"]
+    assert (built.root / "artifacts/bench" / VARIANT / found["settings"]["bench_run"]).is_dir()
+
+
+@pytest.mark.parametrize("settings", [{"prompts": None}, {"prompts": "other.jsonl"}, {"fixed": True}])
+def test_answers_to_other_questions_or_of_a_fixed_length_are_not_scored(
+    built: Space, settings: dict[str, object]
+) -> None:
+    built.write("models.toml", SPEC)
+    built.write("q.jsonl", '{"input": "q", "expected": "e"}\n')
+    assert _scored(built, **settings) is None

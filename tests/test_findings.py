@@ -48,11 +48,11 @@ def test_the_latest_finished_run_counts_and_an_unfinished_one_only_alone(tmp_pat
 
 def test_scores_are_those_of_the_newest_evaluation_of_the_same_engine(tmp_path: Path) -> None:
     run = bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)])
-    evaluated(tmp_path, NAME, {"exact_match": 0.5}, number=1)
+    evaluated(tmp_path, NAME, {"exact_match": 0.5, "agreement": 0.7}, number=1)
     evaluated(tmp_path, NAME, {"exact_match": 0.9}, number=2)
     evaluated(tmp_path, NAME, {"exact_match": 0.1}, number=3, keys={"engine": "another"})
     (found,) = load(tmp_path).current()
-    assert found.figures["exact_match"] == 0.9
+    assert (found.figures["exact_match"], found.figures["agreement"]) == (0.9, 0.7)
     assert found.run.folder == run
 
 
