@@ -138,7 +138,10 @@ def test_one_that_dies_ends_the_others_and_is_named(run: Run) -> None:
 def _pids(run: Run) -> list[tuple[int, str]]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace") if path.exists() else ""
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
         if f"{run.folder / 'standins'} tritonserver" in text:
             found.append((int(path.parent.name), text))
     return found
