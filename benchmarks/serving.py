@@ -29,6 +29,7 @@ import engines
 from clients import SILENCE_S, Direct, Served, Server
 from timing import machine, table
 
+CONTESTANTS = ("ensemble", "bls", "whole")
 WORDS = (
     "bees",
     "make",
@@ -90,6 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--osl", type=int, default=64, help="output tokens of each request")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ttft", type=int, default=40, help="requests for TTFT")
+    parser.add_argument("--only", choices=CONTESTANTS, nargs="+", default=CONTESTANTS, help="beside the bare engine")
     return parser.parse_args()
 
 
@@ -100,12 +102,12 @@ def contestants(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
     models = engines.repository(engine, engine.parent / "tokenizer", folder / "repository")
     server = Server(models, folder)
     try:
-        yield {
-            "bare": Direct(models),
+        served = {
             "ensemble": Served(server, "ensemble", stream=True),
             "bls": Served(server, "tensorrt_llm_bls", stream=True),
-            "ensemble whole": Served(server, "ensemble", stream=False),
+            "whole": Served(server, "ensemble", stream=False),
         }
+        yield {"bare": Direct(models), **{name: served[name] for name in args.only}}
     finally:
         server.stop()
 
