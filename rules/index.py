@@ -1,8 +1,8 @@
 """What of a plan is needed to tell that nothing is to be done: names, needs and identities, kept between runs.
 
-A plan is a pure function of models.toml, of our own files and of the libraries that read them, and so is this: it is
-kept in artifacts/memo/index.json under the digest of all that. Only a plan that reads a folder of the user's is not
-kept: what lies there is not ours to watch.
+A plan is a pure function of models.toml, models.lock, our own files and the libraries that read them, and so is this:
+it is kept in artifacts/memo/index.json under the digest of all that. Only a plan that reads a folder of the user's is
+not kept: what lies there is not ours to watch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rules import digest, tree
 from rules.action import Action, Local
+from rules.locked import NAME
 
 if TYPE_CHECKING:
     from rules.plan import Plan
@@ -69,7 +70,7 @@ def find(root: Path, load: Callable[[], Workspace]) -> Index:
     if found is None:
         space = load()
         found = _of(space.plan, space.default)
-        _keep(root, read, found)
+        _keep(root, read, found, _there(space.plan))
     return found
 
 
@@ -88,27 +89,35 @@ def _reads_a_folder(action: Action) -> bool:
 def _kept(root: Path, read: str) -> Index | None:
     try:
         data = json.loads(tree.text(str(_path(root))))
-        return Index(**data["index"]) if data["read"] == read else None
+        same = data["read"] == read and all((root / name).is_file() for name in data["there"])
+        return Index(**data["index"]) if same else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _keep(root: Path, read: str, found: Index) -> None:
+def _there(plan: Plan) -> list[str]:
+    """The files that a check asks for without a look into them."""
+    return sorted({entry.eval.data.removeprefix("file:") for entry in plan.spec.models.values() if entry.eval})
+
+
+def _keep(root: Path, read: str, found: Index, there: Sequence[str]) -> None:
     """Unless a folder of the user's was read, or what is read has changed meanwhile."""
     if len(found.identities) == len(found.needs) and read == _read(root):
         with contextlib.suppress(OSError):
-            tree.write(_path(root), json.dumps({"read": read, "index": vars(found)}))
+            tree.write(_path(root), json.dumps({"read": read, "there": there, "index": vars(found)}))
 
 
 def _read(root: Path) -> str:
-    """The digest of models.toml, our code, release data, tools and templates, and of what says which Python and which
-    libraries read them. "" without a models.toml.
+    """The digest of models.toml and models.lock, our code, release data, tools and templates, and of what says which
+    Python and which libraries read them. "" when they cannot be read.
     """
     try:
-        text = digest.of_file(root / "models.toml")
+        lock = digest.of_file(root / NAME) if (root / NAME).exists() else "no lock"
+        texts = (digest.of_file(root / "models.toml"), lock)
     except OSError:
         return ""
-    parts = [str(_VERSION), sys.version, str(Path(sysconfig.get_path("purelib")).stat().st_mtime_ns), text]
+    libraries = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
+    parts = [str(_VERSION), sys.version, str(libraries), *texts]
     for folder in (_HERE, *(() if (_HERE / "templates").is_dir() else (_HERE.parent / "templates",))):
         names = sorted(name for name in tree.names(folder) if "__pycache__" not in name)
         parts += [f"{name} {digest.of_file(folder / name)}" for name in names]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rules import index, workspace
+from rules import index, steps, workspace
+from rules.errors import Misconfigured
 from rules.index import DEFAULT, Index
 from rules.workspace import Workspace
 from tests.fakes import PROJECT
@@ -84,6 +88,55 @@ def test_another_python_or_another_library_is_another_index(root: Path, monkeypa
     assert found(root)[1] == 1
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(PROJECT / "tests"))
     assert found(root)[1] == 1
+
+
+def test_another_models_lock_is_another_index(root: Path) -> None:
+    found(root)
+    for text in ('{"version": 1, "sources": {}}', '{"version": 1, "sources": {}} '):
+        (root / "models.lock").write_text(text)
+        assert found(root)[1] == 1
+    (root / "models.lock").unlink()
+    assert found(root)[1] == 1
+
+
+def test_a_plan_is_made_from_nothing_else(root: Path) -> None:
+    """What a plan opens or lists must be in what the index is kept under: whoever lets it read more extends both."""
+    for cached in (steps.tool, steps.release, steps.templates, workspace.load):
+        cached.cache_clear()
+    with opened() as paths:
+        found(root)
+    known = (PROJECT / "rules", PROJECT / "templates", root / "artifacts", Path(sys.prefix), Path(sys.base_prefix))
+    names = {path for path in paths if not any(path.is_relative_to(place) for place in known)}
+    assert {path.relative_to(root).as_posix() for path in names} <= {"models.toml", "models.lock"}
+    assert root / "models.toml" in names
+    assert PROJECT / "rules/tools/render.py" in paths
+
+
+@contextmanager
+def opened() -> Iterator[set[Path]]:
+    """The paths that this process opens or lists meanwhile."""
+    heard: set[Path] = set()
+    listening = [True]
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if listening and event in ("open", "os.listdir", "os.scandir") and isinstance(args[0], (str, Path)):
+            heard.add(Path(args[0]).absolute())
+
+    sys.addaudithook(hear)  # for ever; so it can be told to stop listening
+    try:
+        yield heard
+    finally:
+        listening.clear()
+
+
+def test_questions_that_are_gone_are_told(root: Path) -> None:
+    (root / "questions.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    (root / "models.toml").write_text(SPEC + 'eval = { data = "file:questions.jsonl", metrics = ["contains"] }\n')
+    found(root)
+    assert found(root)[1] == 0
+    (root / "questions.jsonl").unlink()
+    with pytest.raises(Misconfigured, match=r"questions\.jsonl does not exist"):
+        found(root)
 
 
 def test_a_plan_that_reads_a_folder_of_the_users_is_not_kept(root: Path) -> None:
