@@ -31,6 +31,7 @@ HOST = re.compile(r"terminated abruptly|MemoryError|std::bad_alloc|Cannot alloca
 GPU = re.compile(
     r"CUDA out of memory|cudaErrorMemoryAllocation|OutOfMemory|out of (device |GPU )?memory", re.IGNORECASE
 )
+FEWER = "fewer workers need less memory: build = { workers = 1 }"
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -51,6 +52,8 @@ def main() -> int:
         return 1
     found = violations(args.out, args)
     if found:
+        # Releases that do not ask their workers how they ended exit 0 when one was killed: a rank is missing then.
+        found += left_out(memory) if any(line.endswith(" is missing") for line in found) else []
         lines = "\n".join(f"    {line}" for line in found)
         print(f"error: the engine is not what was asked for\n{lines}", file=sys.stderr)
         return 1
@@ -150,14 +153,7 @@ def explain(code: int, seen: set[str], memory: Memory, out: Path) -> None:
     """One error for a command that failed; with the numbers when a memory has ended."""
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     if code in (-9, 137) or seen == {"host"}:
-        limits = [int(text) for text in map(read, CGROUP) if text.isdigit() and int(text) < memory.total]
-        facts = [
-            f"host memory    {memory.total / GIB:.1f} GiB",
-            f"lowest free    {memory.lowest / GIB:.1f} GiB available while it ran",
-            *(f"cgroup limit   {limit / GIB:.1f} GiB" for limit in limits),
-        ]
-        hint = "fewer workers need less memory: build = { workers = 1 }"
-        lines = [f"trtllm-build ran out of host memory ({ended})", *facts, f"hint: {hint}"]
+        lines = [f"trtllm-build ran out of host memory ({ended})", *numbers(memory), f"hint: {FEWER}"]
     elif seen:
         facts = [line.strip() for line in gpu_memory()] or ["nvidia-smi says nothing"]
         hint = "another process on the GPU? else a smaller max_num_tokens or batch, or a larger tp"
@@ -168,6 +164,21 @@ def explain(code: int, seen: set[str], memory: Memory, out: Path) -> None:
             f"wrote  {', '.join(sorted(p.name for p in out.iterdir())) or 'nothing'}",
         ]
     print("error: " + "\n    ".join(lines), file=sys.stderr)
+
+
+def left_out(memory: Memory) -> list[str]:
+    """What there is to say of a rank that was left out without a word."""
+    return [*numbers(memory), f"hint: a worker that ran out of host memory leaves no word; {FEWER}"]
+
+
+def numbers(memory: Memory) -> list[str]:
+    """Host memory there is, was left and is allowed, a line each."""
+    limits = [int(text) for text in map(read, CGROUP) if text.isdigit() and int(text) < memory.total]
+    return [
+        f"host memory    {memory.total / GIB:.1f} GiB",
+        f"lowest free    {memory.lowest / GIB:.1f} GiB available while it ran",
+        *(f"cgroup limit   {limit / GIB:.1f} GiB" for limit in limits),
+    ]
 
 
 def read(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,7 @@ shapes = [{{ batch = 8, isl = 128, osl = 64 }}, {{ batch = 4, isl = 128, osl = 6
 calibration = {{ data = "file:texts.jsonl", size = 2 }}
 """
 CHECKPOINT = "tiny_tp4pp2_fp8"
+FIVE = {"preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls"}
 EIGHT = f"{CHECKPOINT}_isl128_osl64_bs8"
 
 
@@ -82,6 +84,7 @@ def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoil
     (engine / "fails").write_text("killed")
     killed = space.run(f"engine:{EIGHT}", **env)
     assert "trtllm-build ran out of host memory (signal 9)" in killed.out + killed.err
+    assert re.search(r"host memory +\d+\.\d GiB\n +lowest free +\d+\.\d GiB available", killed.out + killed.err)
     assert "checkpoint:" not in killed.out, "the one of the time before"
 
     (engine / "fails").unlink()
@@ -90,6 +93,7 @@ def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoil
     assert "checkpoint:" not in built.out
     folder = space.root / "artifacts" / "engine" / EIGHT
     assert len(list(folder.glob("rank*.engine"))) == 8
+    _whole(space.root / "artifacts")
     config = json.loads((folder / "config.json").read_text())
     assert (config["version"], config["build_config"]["max_batch_size"]) == ("0.10.0", 8)
     assert config["pretrained_config"]["quantization"]["quant_algo"] == "FP8"
@@ -102,6 +106,16 @@ def test_two_shapes_of_eight_ranks_share_one_checkpoint_and_a_failing_rank_spoil
     again = space.run("build:tiny", **env)
     assert "everything is up to date" in again.out
     assert (engine / "calls.jsonl").read_text().count("\n") == calls, "docker is not even asked"
+
+
+def _whole(artifacts: Path) -> None:
+    """A real checkpoint of eight ranks, and a repository with the engine and the tokenizer in it."""
+    checkpoint, repository = artifacts / "checkpoint" / CHECKPOINT, artifacts / "build" / EIGHT
+    assert len(list(checkpoint.glob("rank*.safetensors"))) == 8
+    assert json.loads((checkpoint / "config.json").read_text())["producer"]["name"] == "modelopt"
+    assert len(list(repository.glob("tensorrt_llm/1/engine/rank*.engine"))) == 8
+    assert {path.parent.name for path in repository.glob("*/config.pbtxt")} == FIVE
+    assert list(repository.glob("preprocessing/1/tokenizer/tokenizer.json"))
 
 
 def test_an_image_of_another_release_builds_nothing(space: Space, engine: Path) -> None:

@@ -80,7 +80,9 @@ def test_every_violation_is_named_at_once(checkpoint: Path, out: Path) -> None:
 def test_a_rank_that_was_left_out_in_silence_is_named(checkpoint: Path, out: Path) -> None:
     done = _build(checkpoint, out, fails="quiet")
     assert done.returncode == 1
-    assert done.stderr.endswith("\n    rank0.engine is missing\n")
+    assert "\n    rank0.engine is missing\n    host memory    " in done.stderr
+    assert "GiB available while it ran" in done.stderr
+    assert "leaves no word; fewer workers need less memory" in done.stderr
 
 
 def test_a_failing_rank_fails_the_build_with_its_output(checkpoint: Path, out: Path) -> None:
