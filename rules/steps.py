@@ -180,6 +180,7 @@ def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:
         *(f"--{name}={value}" for name, value in options.items() if value is not None),
         f"--max-tokens={asked.max_tokens or variant.shape.osl}",
         f"--concurrency={asked.concurrency}",
+        *(("--answered",) if asked.metrics else ()),
         inputs=(
             *(() if url else server),
             ("data", Files(root=str(data), members=(("", digest.of_file(data)),))),

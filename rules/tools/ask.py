@@ -43,8 +43,11 @@ class Refused(Exception):
     """Something the user can mend; its text is what they read."""
 
 
-def questions(path: Path, column: str, expected: str, size: int | None) -> list[Json]:
-    """`{"input", "expected", "max_tokens"}` of the first `size` rows. Raises Refused with the line that is wrong."""
+def questions(path: Path, column: str, expected: str, size: int | None, *, answered: bool) -> list[Json]:
+    """`{"input", "expected", "max_tokens"}` of the first `size` rows, which are all `answered` where that is asked for.
+
+    Raises Refused with the line that is wrong.
+    """
     found: list[Json] = []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if line.strip() and (size is None or len(found) < size):
@@ -53,6 +56,9 @@ def questions(path: Path, column: str, expected: str, size: int | None) -> list[
             except ValueError as error:
                 raise Refused(f"line {number} of {path.name} is not JSON\n    reason  {error}") from None
             found.append(question(row, number, (column,) if column else PROMPTS, (expected,) if expected else EXPECTED))
+            if answered and found[-1]["expected"] is None:
+                hint = "give it one, or name no metrics: fidelity to a reference precision needs none"
+                raise Refused(f"line {number} of {path.name} has no expected answer\n    hint: {hint}")
     if not found:
         raise Refused(f"{path.name} has no questions")
     return found
@@ -176,7 +182,7 @@ def server(tool: Path, repository: Path, log: Path) -> Iterator[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Raises Refused when the data is wrong, the server does not start, or no question was answered."""
-    asked = questions(args.data, args.column, args.expected, args.size)
+    asked = questions(args.data, args.column, args.expected, args.size, answered=args.answered)
     answers = args.out / "answers.jsonl"
     with closing_server(args) as url:
         failed = ask(Served(url, args.model, args.max_tokens), asked, args.concurrency, answers)
@@ -211,6 +217,7 @@ def main() -> int:
         parser.add_argument(name, default=default)
     for name, preset in (("--size", None), ("--max-tokens", 64), ("--concurrency", 8)):
         parser.add_argument(name, type=int, default=preset)
+    parser.add_argument("--answered", action="store_true", help="every question must have an expected answer")
     args = parser.parse_args()
     try:
         run(args)

@@ -124,6 +124,15 @@ def test_what_cannot_be_asked_is_refused(
     assert "Traceback" not in done.stderr
 
 
+def test_a_question_without_an_answer_is_told_before_anything_is_asked(
+    run_tool: Run, out: Path, tmp_path: Path
+) -> None:
+    data = _data(tmp_path, {"input": "q", "expected": "e"}, {"input": "r"})
+    done = run_tool("ask", "--data", data, "--url=127.0.0.1:9", "--answered", "--out", out)
+    assert done.returncode == 1
+    assert "line 2 of questions.jsonl has no expected answer" in done.stderr
+
+
 def test_a_line_that_is_not_json_is_told_with_its_number(run_tool: Run, url: str, out: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"input": "q"}\n\n{"input": \n')
     done = run_tool("ask", "--data", tmp_path / "bad.jsonl", "--url", url, "--out", out)
