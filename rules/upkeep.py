@@ -198,6 +198,9 @@ def _sweep(store: Store, old: float) -> None:
         path = store.blob(content)
         if content not in named and path.stat().st_ctime < old:
             path.unlink(missing_ok=True)
+    for path in store.root.glob("sha256/*/[!.]*"):
+        if not store.blob(path.read_text(encoding="utf-8")).exists():
+            path.unlink(missing_ok=True)
     for path in store.root.glob("*/*/.*"):
         if path.stat().st_ctime < old:
             _remove(path)

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -136,8 +137,16 @@ def running(hub: Hub) -> Iterator[Hub]:
             thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    """A client that goes away is no error."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _server(hub: Hub, handler: type[_Request]) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (handler,), {"hub": hub}))
+    server = _Server(("127.0.0.1", 0), type("Bound", (handler,), {"hub": hub}))
     server.daemon_threads = True
     return server
 
@@ -158,10 +167,6 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._begin()
-
-    def handle(self) -> None:
-        with suppress(ConnectionError):
-            super().handle()
 
     def _begin(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

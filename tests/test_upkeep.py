@@ -159,6 +159,17 @@ def test_the_work_of_a_running_build_stays(tmp_path: Path, grace_s: float) -> No
     assert (tmp_path / "work" / "key").exists()
 
 
+def test_the_index_of_a_hubs_digests_forgets_what_is_gone(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    made(lab, "s:a", "text")
+    (content,) = lab.store.digests()
+    lab.store.write_note("sha256", "ab" * 32, content)
+    upkeep.collect(lab.store, set(), Limits(grace_s=0))
+    assert lab.store.note("sha256", "ab" * 32) == content
+    upkeep.collect(lab.store, set(), NOW)
+    assert lab.store.note("sha256", "ab" * 32) is None
+
+
 def test_what_is_warm_is_named_and_goes_when_nobody_wrote_to_it_for_long(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     for name, age in (("old", 9 * 86400), ("new", 0)):

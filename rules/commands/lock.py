@@ -123,7 +123,7 @@ def resolve(hub: Hub, where: Source, listing: Listing, before: Locked | None, he
 
     def held(file: Listed) -> Held:
         old = known.get((file.path, file.size, file.tag), "")
-        sha256 = file.sha256 or old or hub.sha256(where.where, listing.commit, file.path, heard)
+        sha256 = file.sha256 or old or hub.sha256(where.where, listing.commit, file, heard)
         return Held(file.path, file.size, sha256, file.tag)
 
     with ThreadPoolExecutor(_READERS) as pool:

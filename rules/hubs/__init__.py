@@ -55,8 +55,8 @@ class Hub(Protocol):
     def read(self, where: str, commit: str, path: str) -> bytes:
         """A small file."""
 
-    def sha256(self, where: str, commit: str, path: str, heard: Heard) -> str:
-        """SHA-256 of a file of which the hub does not tell it: it is read."""
+    def sha256(self, where: str, commit: str, file: Listed, heard: Heard) -> str:
+        """SHA-256 of a file of which the hub does not tell it: it is read, and what it tells is compared."""
 
 
 def connect(scheme: str) -> Hub:

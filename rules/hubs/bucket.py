@@ -42,14 +42,14 @@ class Bucket:
         with _guard(where):
             return bytes(obstore.get(_store(where), path).bytes())
 
-    def sha256(self, where: str, commit: str, path: str, heard: Heard) -> str:  # noqa: ARG002
+    def sha256(self, where: str, commit: str, file: Listed, heard: Heard) -> str:  # noqa: ARG002
         """Reads the object, which may be large."""
         found, done = hashlib.sha256(), 0
         with _guard(where):
-            for chunk in obstore.get(_store(where), path).stream(min_chunk_size=8 << 20):
+            for chunk in obstore.get(_store(where), file.path).stream(min_chunk_size=8 << 20):
                 found.update(chunk)
                 done += len(chunk)
-                heard(f"{path}: {done / 1e6:,.1f} MB read")
+                heard(f"{file.path}: {done / 1e6:,.1f} MB read")
         return found.hexdigest()
 
 

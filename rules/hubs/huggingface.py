@@ -50,9 +50,14 @@ class HuggingFace:
         """A small file."""
         return self._ask(where, commit, lambda: self._get(where, commit, path))
 
-    def sha256(self, where: str, commit: str, path: str, heard: Heard) -> str:  # noqa: ARG002
-        """The hub tells it of what is large; the rest is small."""
-        return hashlib.sha256(self.read(where, commit, path)).hexdigest()
+    def sha256(self, where: str, commit: str, file: Listed, heard: Heard) -> str:  # noqa: ARG002
+        """The hub tells it of what is large; the rest is small, and has git's name for its content."""
+        content = self.read(where, commit, file.path)
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        if blob != file.blob:
+            hint = "does a proxy or a login page answer in the hub's place? see HF_ENDPOINT and HTTPS_PROXY"
+            raise HubError(Problem(what=f"hf:{where}: {file.path} came as another file than is listed", hint=hint))
+        return hashlib.sha256(content).hexdigest()
 
     def _get(self, where: str, commit: str, path: str) -> bytes:
         url = hf_hub_url(where, path, revision=commit, endpoint=self._endpoint)

@@ -63,9 +63,14 @@ class ModelScope:
         """A small file."""
         return self._get(where, f"repo?Revision={quote(commit, safe='')}&FilePath={quote(path, safe='')}")
 
-    def sha256(self, where: str, commit: str, path: str, heard: Heard) -> str:  # noqa: ARG002
+    def sha256(self, where: str, commit: str, file: Listed, heard: Heard) -> str:  # noqa: ARG002
         """Only of old uploads the hub does not tell it."""
-        return hashlib.sha256(self.read(where, commit, path)).hexdigest()
+        content = self.read(where, commit, file.path)
+        if len(content) != file.size:
+            hint = "does a proxy or a login page answer in the hub's place? see MODELSCOPE_ENDPOINT and HTTPS_PROXY"
+            what = f"modelscope:{where}: {file.path} came as another file than is listed"
+            raise HubError(Problem(what=what, hint=hint))
+        return hashlib.sha256(content).hexdigest()
 
     def _get(self, where: str, what: str) -> bytes:
         token = os.environ.get(_TOKEN, "")

@@ -26,13 +26,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from blake3 import blake3
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    wait_exponential_jitter,
+)
 
 PART = 16 << 20
 CHUNK = 1 << 20
@@ -152,13 +158,14 @@ class Downloads:
             raise Refused("the disk is too small", hint, needed=gib(needed), free=gib(free), folder=self._folder)
         largest = sorted(files, key=lambda file: -file.size)
         with ThreadPoolExecutor(FILES * AHEAD) as self._parts, ThreadPoolExecutor(FILES) as pool:
-            running = [pool.submit(self._file, file) for file in largest]
-            try:
-                found = {file.sha256: future.result() for file, future in zip(largest, running, strict=True)}
-            finally:
-                self._stop.set()  # after the first failure the others keep what they have
-                for future in running:
-                    future.cancel()
+            running = {pool.submit(self._file, file): file for file in largest}
+            ended, _ = wait(running, return_when=FIRST_EXCEPTION)
+            self._stop.set()  # after the first failure the others keep what they have
+            for future in running:
+                future.cancel()
+            for future in ended:
+                future.result()
+            found = {file.sha256: future.result() for future, file in running.items()}
         self._progress.tell()
         return found
 
@@ -241,6 +248,7 @@ class Downloads:
             retry=retry_if_exception_type(ConnectionError),
             wait=lambda call: max(backoff(call), getattr(call.outcome and call.outcome.exception(), "after_s", 0.0)),
             stop=spent,
+            sleep=sleep_using_event(self._stop),
             before_sleep=lambda call: print(again(file, call), flush=True),
             reraise=True,
         )

@@ -12,7 +12,7 @@ import obstore
 import pytest
 
 from rules.commands.lock import resolve
-from rules.hubs import HubError, Listing
+from rules.hubs import HubError, Listed, Listing
 from rules.hubs.bucket import Bucket
 from rules.locked import Locked
 from rules.remotes import Patience
@@ -57,9 +57,9 @@ class Counting(Bucket):
     def __init__(self) -> None:
         self.read_whole: list[str] = []
 
-    def sha256(self, where: str, commit: str, path: str, heard: object) -> str:
-        self.read_whole.append(path)
-        return super().sha256(where, commit, path, print)
+    def sha256(self, where: str, commit: str, file: Listed, heard: object) -> str:
+        self.read_whole.append(file.path)
+        return super().sha256(where, commit, file, print)
 
 
 def test_a_folder_of_a_bucket_is_locked_and_read_again_only_where_it_changed(login: dict[str, str]) -> None:

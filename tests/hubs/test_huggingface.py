@@ -8,7 +8,7 @@ import pytest
 
 from rules.hubs import HubError
 from rules.hubs.huggingface import HuggingFace
-from tests.hub import TOKEN, Hub
+from tests.hub import TOKEN, Fault, Hub
 
 
 def _lock(found: HuggingFace, where: str, revision: str) -> bytes:
@@ -35,8 +35,17 @@ def test_a_listing_has_the_commit_and_every_file_with_the_sha256_of_what_is_larg
 def test_a_small_file_is_read_at_its_commit(hub: Hub) -> None:
     found, repository = HuggingFace(hub.url), hub.repositories["o/n"]
     assert found.read("o/n", repository.commit, "config.json") == repository.files["config.json"]
-    sha256 = found.sha256("o/n", repository.commit, "config.json", print)
+    (listed,) = (it for it in found.list("o/n", "main").files if it.path == "config.json")
+    sha256 = found.sha256("o/n", repository.commit, listed, print)
     assert sha256 == hashlib.sha256(repository.files["config.json"]).hexdigest()
+
+
+def test_a_page_in_the_place_of_a_small_file_is_not_locked(hub: Hub) -> None:
+    found, repository = HuggingFace(hub.url), hub.repositories["o/n"]
+    (listed,) = (it for it in found.list("o/n", "main").files if it.path == "config.json")
+    hub.faults["config.json"] = Fault(instead=b"<html>log in</html>", kind="text/html")
+    with pytest.raises(HubError, match="came as another file than is listed"):
+        found.sha256("o/n", repository.commit, listed, print)
 
 
 def test_a_busy_hub_is_asked_again(hub: Hub) -> None:

@@ -270,6 +270,18 @@ def test_a_refusal_says_which_and_what_to_do(small: Download, name: str) -> None
     assert "hf_old" not in told
 
 
+def test_the_first_failure_ends_the_others_and_what_they_have_is_kept(download: Download) -> None:
+    download.hub.faults[BIG] = Fault(times=99, pause_s=0.2, pause_from=1)
+    download.hub.faults["tokenizer_config.json"] = Fault(times=99, status=404)
+    assert "tokenizer_config.json was refused" in download.refusal()
+    assert not (download.root / "out" / BIG).exists()
+
+
+def test_an_empty_file_is_one(small: Download) -> None:
+    small.files["empty.json"] = b""
+    small.succeed()
+
+
 def test_patience_without_a_byte_ends(small: Download) -> None:
     small.hub.faults[BIG] = Fault(times=999, status=503)
     small.patience_s = 0.5
