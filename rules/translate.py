@@ -25,6 +25,7 @@ __all__ = [
     "convert",
     "measured",
     "num_tokens",
+    "pageable",
     "quantize",
     "typed",
     "upstream_program",
@@ -166,6 +167,14 @@ def measured(precision: str, kv_cache_dtype: object) -> bool:
     return precision in CALIBRATED or kv_cache_dtype != "auto"
 
 
+def pageable(precision: str, kv_cache_dtype: object) -> bool:
+    """Whether context attention can read the paged KV cache, which chunked context and reuse need.
+
+    builder.py stops, or turns it off, for an INT8 cache and for an FP8 cache of weights that are not FP8.
+    """
+    return kv_cache_dtype == "auto" or (kv_cache_dtype == "fp8" and precision == "fp8")
+
+
 def upstream_program(precision: str, family: str) -> Program:
     """Which of the release's programs makes a checkpoint of this precision."""
     return "quantize" if precision in CALIBRATED else _convert_program(family)
@@ -219,7 +228,8 @@ def _caching(release: Release, intent: Intent) -> dict[str, object]:
         **kind,
         "remove_input_padding": True,
         "tokens_per_block": flags["tokens_per_block"].default,
-        "use_paged_context_fmha": intent.paged_context or flags["use_paged_context_fmha"].default == "enable",
+        "use_paged_context_fmha": pageable(intent.precision, intent.kv_cache_dtype)
+        and (intent.paged_context or flags["use_paged_context_fmha"].default == "enable"),
     }
 
 

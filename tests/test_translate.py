@@ -185,6 +185,16 @@ def test_paged_context_attention_follows_what_is_served() -> None:
 
 
 @pytest.mark.parametrize(
+    ("precision", "kv_cache_dtype", "paged"),
+    [("fp8", "fp8", True), ("fp16", "fp8", False), ("int4_awq", "fp8", False), ("int8_sq", "int8", False)],
+)
+def test_a_cache_that_cannot_be_paged_in_context_is_not(precision: str, kv_cache_dtype: str, paged: bool) -> None:
+    """From 0.19.0 paged context attention is on by default, and trtllm-build stops at such a cache."""
+    word = "enable" if paged else "disable"
+    assert f"--use_paged_context_fmha {word}" in _line("0.19.0", _intent(precision, kv_cache_dtype=kv_cache_dtype))
+
+
+@pytest.mark.parametrize(
     ("batch", "isl", "beams", "tokens"), [(8, 2048, 1, 8192), (1, 64, 1, 64), (4, 512, 1, 2048), (8, 9000, 1, 9000)]
 )
 def test_a_step_holds_a_batch_of_prompts_up_to_8192_tokens(batch: int, isl: int, beams: int, tokens: int) -> None:

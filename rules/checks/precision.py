@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rules.case import Case, about
 from rules.errors import Problem
 from rules.rule import Rule, error, warning
-from rules.translate import AWQ_BLOCK, CALIBRATED
+from rules.translate import AWQ_BLOCK, CALIBRATED, pageable
 from rules.variant import Setting
 
 __all__ = ["RULES"]
@@ -51,17 +51,37 @@ def precision_fits_gpu(of: Case) -> Iterator[Problem]:
 @about
 def kv_cache_fits_precision(of: Case) -> Iterator[Problem]:
     """A quantized KV cache needs scales: upstream's scripts have them for calibrated precisions only. INT8 and FP8 do
-    not mix, and an INT8 cache cannot be paged in context.
+    not mix.
     """
     able = [name for name in _WITH_CACHE.get(str(of.kv_cache_dtype), ()) if name in CALIBRATED or not of.upstream]
     wrong = [name for name in of.precisions if able and name not in able]
     if wrong:
         what = f"{of.path}.build.kv_cache_dtype: {of.kv_cache_dtype} does not go with {', '.join(wrong)}"
         yield Problem(what=what, hint=f"it goes with {', '.join(able)}; other precisions need an entry of their own")
-    if of.kv_cache_dtype == "int8":
-        for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
-            what = f"{of.path}.serving.{name}: not with an int8 KV cache"
-            yield Problem(what=what, hint='write kv_cache_dtype = "fp8" or "auto"')
+
+
+@error('serve without chunked context and reuse, or with kv_cache_dtype = "auto"', "backend#271")
+@about
+def kv_cache_paged_in_context(of: Case) -> Iterator[Problem]:
+    """Chunked context and KV-cache reuse read the paged cache in context attention, which trtllm-build refuses for an
+    INT8 cache, and for an FP8 cache of weights that are not FP8.
+    """
+    wrong = [name for name in of.precisions if not pageable(name, of.kv_cache_dtype)]
+    asked = [f"serving.{name}" for name in of.served("enable_kv_cache_reuse", "enable_chunked_context")]
+    asked += ["build.use_paged_context_fmha"] * (of.build.get("use_paged_context_fmha") in (True, "enable"))
+    for name in asked if wrong else ():
+        what = f"{of.path}.{name}: not with an {of.kv_cache_dtype} KV cache of {', '.join(wrong)}"
+        yield Problem(what=what, hint='write kv_cache_dtype = "auto", or "fp8" for fp8 weights')
+
+
+@error("leave use_fp8_context_fmha out", "TRT-LLM#1428")
+@about
+def fp8_attention_of_fp8(of: Case) -> Iterator[Problem]:
+    """FP8 context attention is for FP8 weights: trtllm-build ends in an assertion with any other."""
+    wrong = [name for name in of.precisions if name != "fp8"]
+    if wrong and of.build.get("use_fp8_context_fmha") in (True, "enable"):
+        what = f"{of.path}.build.use_fp8_context_fmha: is for fp8, and there is {', '.join(wrong)}"
+        yield Problem(what=what, hint="leave it out: it is turned on where it can be")
 
 
 @error("lower tp, or take int8_wo or fp8", "TRT-LLM#2198")
@@ -129,6 +149,8 @@ def reuse_of_fp8_cache(of: Case) -> Iterator[Problem]:
 RULES: tuple[Rule[Setting], ...] = (
     precision_fits_gpu,
     kv_cache_fits_precision,
+    kv_cache_paged_in_context,
+    fp8_attention_of_fp8,
     ranks_hold_blocks,
     known_bad_pair,
     reuse_of_fp8_cache,

@@ -22,8 +22,18 @@ EXAMPLES: Examples = {
             "int8",
         ),
         Tiny(
-            {"sm": 89, "build": "{ use_fp8_context_fmha = true }"},
-            {"sm": 90, "build": "{ use_fp8_context_fmha = true }"},
+            {
+                "sm": 89,
+                "precisions": '["fp8"]',
+                "build": "{ use_fp8_context_fmha = true }",
+                "calibration": TEXTS,
+            },
+            {
+                "sm": 90,
+                "precisions": '["fp8"]',
+                "build": "{ use_fp8_context_fmha = true }",
+                "calibration": TEXTS,
+            },
             "models.m.build.use_fp8_context_fmha: needs SM 90",
             "leave it out",
         ),
@@ -57,15 +67,42 @@ EXAMPLES: Examples = {
             "models.m.build.kv_cache_dtype: int8 does not go with fp8",
             "fp16, bf16, int8_wo, int8_sq, int4_awq",
         ),
+    ],
+    "kv-cache-paged-in-context": [
         Tiny(
             {
                 "precisions": '["int8_sq"]',
                 "build": '{ kv_cache_dtype = "int8" }',
                 "serving": "{ enable_kv_cache_reuse = true }",
+                "calibration": TEXTS,
             },
-            {"precisions": '["int8_sq"]', "build": '{ kv_cache_dtype = "int8" }'},
-            "models.m.serving.enable_kv_cache_reuse: not with an int8 KV cache",
-            '"fp8" or "auto"',
+            {"precisions": '["int8_sq"]', "build": '{ kv_cache_dtype = "int8" }', "calibration": TEXTS},
+            "models.m.serving.enable_kv_cache_reuse: not with an int8 KV cache of int8_sq",
+            '"auto"',
+        ),
+        Tiny(
+            {
+                "precisions": '["fp8", "fp16"]',
+                "build": '{ kv_cache_dtype = "fp8" }',
+                "serving": "{ enable_chunked_context = true }",
+                "calibration": TEXTS,
+            },
+            {
+                "precisions": '["fp8"]',
+                "build": '{ kv_cache_dtype = "fp8" }',
+                "serving": "{ enable_chunked_context = true }",
+                "calibration": TEXTS,
+            },
+            "models.m.serving.enable_chunked_context: not with an fp8 KV cache of fp16",
+            '"auto"',
+        ),
+    ],
+    "fp8-attention-of-fp8": [
+        Tiny(
+            {"precisions": '["fp8", "fp16"]', "build": "{ use_fp8_context_fmha = true }", "calibration": TEXTS},
+            {"precisions": '["fp8"]', "build": "{ use_fp8_context_fmha = true }", "calibration": TEXTS},
+            "models.m.build.use_fp8_context_fmha: is for fp8, and there is fp16",
+            "leave it out",
         ),
     ],
     "ranks-hold-blocks": [
