@@ -107,6 +107,8 @@ class _Entry:
         engine = family.engine(variant, point, checkpoint[-1].name, options)
         rendering = family.serving(variant, point, options)
         smoke = steps.smoke(variant.name, variant.model)
+        if rendering.server:
+            smoke = steps.launched(smoke, rendering.server)
         yield "source", self._source
         yield "checkpoint", checkpoint
         yield "engine", (engine,)

@@ -5,6 +5,7 @@ Reads only files that are in git: the tools and the templates, whose bytes are p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,6 +27,7 @@ __all__ = [
     "Rendering",
     "action",
     "ask",
+    "launched",
     "release",
     "repository",
     "score",
@@ -53,13 +55,15 @@ LOGINS = (
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
     """What a model repository is rendered from: template folders over the shared ones, in order, the value of each
-    placeholder, the release whose contract it is, and the folder where the server sees it (relative when "").
+    placeholder, the release whose contract it is, the folder where the server sees it (relative when ""), and the
+    command that starts that server where it is not serve.py's.
     """
 
     overlays: tuple[str, ...]
     values: Mapping[str, object]
     contract: str = "main"
     root: str = ""
+    server: tuple[str, ...] = ()
 
 
 def source(model: str, where: Source, root: Path, wanted: Choice, locked: Mapping[str, Locked]) -> Action:
@@ -162,6 +166,13 @@ def smoke(name: str, model: str) -> Action:
         outputs=("transcript.jsonl",),
         packages=("nvidia-pytriton", "openvino-genai", "tritonclient", "tokenizers", "numpy"),
     )
+
+
+def launched(made: Action, command: Sequence[str]) -> Action:
+    """`made`, with a server that `command` starts in the place of serve.py's; its repository and ports are replaced."""
+    inputs = tuple((name, tool("serve_engine") if name == "server" else of) for name, of in made.inputs)
+    env = (("ENGINES_LAUNCHER", "{launcher}"), ("ENGINES_SERVER", json.dumps(list(command))))
+    return replace(made, inputs=(*inputs, ("launcher", tool("launch"))), env=(*made.env, *env))
 
 
 def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:

@@ -159,3 +159,11 @@ def test_other_questions_are_another_action(tmp_path: Path) -> None:
         (tmp_path / "q.jsonl").write_text(text)
         texts.append(dict(steps.ask(VARIANT, Eval(data="file:q.jsonl"), tmp_path).inputs)["data"])
     assert texts[0] != texts[1]
+
+
+def test_a_server_of_another_command_is_launched_in_the_place_of_ours() -> None:
+    made = steps.launched(SMOKE, ["mpirun", "-n", "1"])
+    assert dict(made.inputs)["server"] == steps.tool("serve_engine")
+    assert dict(made.env) == {"ENGINES_LAUNCHER": "{launcher}", "ENGINES_SERVER": '["mpirun", "-n", "1"]'}
+    assert dict(made.inputs)["launcher"] == steps.tool("launch")
+    assert made.argv == SMOKE.argv

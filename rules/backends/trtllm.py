@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rules import launcher, quantizer, steps, translate
 from rules import manifests as cluster_manifests
-from rules import quantizer, steps, translate
 from rules.action import Action, Output
 from rules.checks import build as build_rules
 from rules.checks import calibration as calibration_rules
@@ -21,6 +21,7 @@ from rules.checks import memory as memory_rules
 from rules.checks import precision as precision_rules
 from rules.checks import serving as serving_rules
 from rules.cluster import Kubernetes
+from rules.launcher import Launch
 from rules.release import Release, load
 from rules.rule import Rule
 from rules.spec import Toolchain
@@ -175,7 +176,9 @@ def serving(variant: Variant, point: Point, options: Options) -> Rendering:
         name: given.get(name, ours.get(name, "")) for name in release.settings() if name not in serving_rules.PLACED
     }
     words = {name: str(value) for name, value in values.items()}  # True and False, as in upstream's documents
-    return Rendering(overlays=(), values=words, contract=release.version, root=ROOT)
+    launch = Launch(world_size=point.parallelism.world_size, repository=ROOT, prefix="doit_trtllm_{pid}_0_rank")
+    server = tuple(launcher.argv(release, launch))
+    return Rendering(overlays=(), values=words, contract=release.version, root=ROOT, server=server)
 
 
 def manifests(variant: Variant, point: Point, asked: Kubernetes) -> tuple[Action, ...]:

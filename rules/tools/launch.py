@@ -124,8 +124,9 @@ def lay_out(layout: dict[str, Any]) -> list[str]:
         models = sorted(path.parent.name for path in Path(source).glob("*/config.pbtxt"))
         names = {name: f"{name}__{variant}" if several else name for name in models}
         for name in models:
-            shutil.copytree(Path(source, name), target / names[name], copy_function=link)
-            rewrite(target / names[name] / "config.pbtxt", names, layout, variant)
+            copy = os.symlink if layout["seen"] == layout["target"] else link
+            shutil.copytree(Path(source, name).resolve(), target / names[name], copy_function=copy)
+            (rewrite if several else replace_root)(target / names[name] / "config.pbtxt", names, layout, variant)
         served += names.values()
     return served
 
@@ -136,6 +137,13 @@ def link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def replace_root(path: Path, _names: dict[str, str], layout: dict[str, Any], _variant: str) -> None:
+    """Gives a config the places where the server sees its files, with no more than Python has in every image."""
+    text = path.read_text().replace(f'"{layout["root"]}/', f'"{layout["seen"]}/')
+    path.unlink()  # a link to the artifact
+    path.write_text(text)
 
 
 def rewrite(path: Path, names: dict[str, str], layout: dict[str, Any], variant: str) -> None:
@@ -156,7 +164,7 @@ def rewrite(path: Path, names: dict[str, str], layout: dict[str, Any], variant: 
             parameter.string_value = names.get(parameter.string_value, parameter.string_value)
     if "gpu_device_ids" in config.parameters and layout["devices"].get(variant):
         config.parameters["gpu_device_ids"].string_value = layout["devices"][variant]
-    path.unlink()  # a link to the artifact
+    path.unlink()
     path.write_text(text_format.MessageToString(config))
 
 

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from rules import steps
 from rules.action import Action, Files
 from rules.plan import Plan
 from rules.release import load, versions
@@ -136,6 +137,8 @@ def test_the_smoke_test_runs_where_its_engine_does_and_is_not_shared(tmp_path: P
     engine, smoke = _one(plan, "engine"), _one(plan, "smoke")
     assert (smoke.toolchain, smoke.platform, smoke.runner) == (engine.toolchain, engine.platform, "docker")
     assert (smoke.gpus, smoke.sharing) == (8, "local")
+    assert dict(smoke.inputs)["server"] == steps.tool("serve_engine"), "serve.py is the embedded lane's"
+    assert json.loads(dict(smoke.env)["ENGINES_SERVER"]).count("-n") == 8
 
 
 @pytest.mark.parametrize("version", versions())

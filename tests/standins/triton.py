@@ -23,6 +23,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 HERE = Path(__file__).resolve()
 SERVER = "/opt/tritonserver/bin/tritonserver"
@@ -75,7 +76,12 @@ def mpirun(folder: Path, argv: list[str]) -> int:
 def tritonserver(folder: Path, argv: list[str]) -> int:
     """Rank 0 answers; others wait inside their engine and open no port."""
     args, rank = options().parse_args(argv), int(os.environ["OMPI_COMM_WORLD_RANK"])
-    said = {"rank": rank, "argv": argv, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ["STANDIN_GPUS"]}
+    said: dict[str, Any] = {
+        "rank": rank,
+        "run": os.getppid(),
+        "argv": argv,
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ["STANDIN_GPUS"],
+    }
     said["orchestrator"] = os.environ.get("TRTLLM_ORCHESTRATOR", "")
     with (folder / "ranks.jsonl").open("a", encoding="utf-8") as ranks:
         ranks.write(json.dumps(said) + "\n")
@@ -91,8 +97,22 @@ def tritonserver(folder: Path, argv: list[str]) -> int:
         if rank:
             assert set(args.load_model) <= models
             time.sleep(600)
+        together(folder)
         listen(args, models)
     return 0
+
+
+def together(folder: Path) -> None:
+    """Loading an engine ends when every rank has come: until then rank 0 opens no port."""
+    wanted = set(range(int(os.environ["OMPI_COMM_WORLD_SIZE"])))
+    while not wanted <= {one["rank"] for one in started(folder) if one["run"] == os.getppid()}:
+        time.sleep(0.02)
+
+
+def started(folder: Path) -> list[dict[str, Any]]:
+    """What each rank was started with, as far as its line is whole."""
+    lines = (folder / "ranks.jsonl").read_text("utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def listen(args: argparse.Namespace, models: set[str]) -> None:
