@@ -136,7 +136,7 @@ def _of_variant(found: Findings, run: Run, points: Iterable[Point], commits: Com
     peak = max((point.figures.get("peak_memory_gib", 0.0) for point in points), default=0.0)
     return {
         "name": run.variant,
-        "precision": axes.get("precision") or "?",
+        "precision": axes.get("precision") or run.variant,
         "parallelism": axes.get("parallelism") or "",
         "shape": f"{shape['isl']}→{shape['osl']} bs{shape['batch']}" if shape else "",
         "engine": run.engine,
