@@ -32,18 +32,18 @@ HOW: tuple[tuple[str, ...], ...] = (
     ("hubs.bucket", "hubs.huggingface", "hubs.modelscope"),
     ("store", "artifacts", "workbench"),
     ("cache", "pinned"),
-    ("executor", "freshness", "upkeep"),
+    ("executor", "freshness", "host", "upkeep"),
     ("outlook",),
     ("picture",),
 )
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
-    ("index", "server", "envelope", "findings"),
+    ("index", "preflight", "server", "envelope", "findings"),
     ("sweep", "choosing", "evaluation", "tables"),
     ("tasks", "serving", "page"),
     ("commands", "commands.run"),
-    ("commands.affected", "commands.check", "commands.lock", "commands.plan", "commands.render"),
-    ("commands.schema", "commands.serve", "commands.stop"),
+    ("commands.affected", "commands.lock", "commands.plan", "commands.render"),
+    ("commands.check", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )
 

@@ -21,7 +21,7 @@ from typing import IO
 
 from rules.errors import Problem, StepFailed
 
-__all__ = ["Card", "Gpus", "Lease", "cards", "machine"]
+__all__ = ["Card", "Gpus", "Lease", "cards", "driver", "machine"]
 
 _POLL_SECONDS = 0.2
 
@@ -156,6 +156,11 @@ def cards() -> tuple[Card, ...]:
     rows = _queried("index", "uuid", "compute_cap", "memory.total", "memory.free", "name")
     found = {key: row for row in rows for key in row[:2]}
     return tuple(_card(device, *found[device][2:]) for device in machine().devices if device in found)
+
+
+def driver() -> str:
+    """The driver's version, such as 550.54.15; empty where there is none."""
+    return next((version for (version,) in _queried("driver_version")), "")
 
 
 def _card(device: str, capability: str, total: str, free: str, name: str) -> Card:

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from rules.source import Dims
 from rules.spec import Parallelism
 
-__all__ = ["GIB", "Cut", "activations", "cache_bytes", "known", "linear_bytes", "parameters", "weights"]
+__all__ = [
+    "GIB",
+    "Cut",
+    "activations",
+    "cache_bytes",
+    "known",
+    "linear_bytes",
+    "parameters",
+    "to_build",
+    "to_make",
+    "weights",
+]
 
 GIB = 1 << 30
 # model_type -> how its blocks differ from Llama's: no gate in the MLP; a bias on all or on the QKV projections.
@@ -79,6 +90,19 @@ def cache_bytes(dims: Dims, parallelism: Parallelism, width: int) -> int:
     """Bytes that one token takes in the KV cache of one rank, `width` bytes a number: a key and a value per layer."""
     heads = max(1, -(-dims.kv_heads // parallelism.tp))
     return 2 * -(-dims.layers // parallelism.pp) * heads * dims.head_size * width
+
+
+def to_make(dims: Dims, stage: str, width: int = 2) -> int:
+    """Bytes of host memory that making a checkpoint takes: the model whole in `width` bytes, and what becomes of it."""
+    return 2 * width * parameters(dims) if stage == "checkpoint" else 0
+
+
+def to_build(dims: Dims, cut: Cut) -> int:
+    """Bytes of host memory that one worker of trtllm-build takes: the rank as read, in the network and serialised.
+
+    triton_cli's README asks for 48 GB for models of 7 to 8 billion parameters in 16 bits, three times their weights.
+    """
+    return 3 * weights(dims, cut)
 
 
 def activations(dims: Dims, cut: Cut, tokens: int, *, sequences: int, all_logits: bool = False) -> int:

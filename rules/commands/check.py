@@ -13,8 +13,9 @@ from typing import Any
 
 from doit.exceptions import InvalidCommand
 
-from rules import check, workspace
+from rules import check, host, preflight, workspace
 from rules.commands import EngineCommand
+from rules.commands.plan import closure
 from rules.errors import BuildError
 from rules.plan import STAGES
 from rules.rule import Finding
@@ -23,6 +24,7 @@ from rules.tasks import here, named
 __all__ = ["CheckCommand", "as_json", "as_text"]
 
 _WHERE = re.compile(r"((?:models|toolchains|platforms)\.[\w-]+)[.:]?\s*(.*)", re.DOTALL)
+_HERE = {rule.id for rule in host.RULES}
 _COLOURS = {"error": "31", "warning": "33"}
 
 
@@ -32,7 +34,10 @@ class CheckCommand(EngineCommand):
     name = "check"
     doc_purpose = "tell what would fail, or is unwise, before anything runs"
     doc_usage = "[TARGET...]"
-    doc_description = "TARGET is a name, a stage, or stage:name; without one all of models.toml. See docs/checks.md."
+    doc_description = (
+        "Without a TARGET all of models.toml, the same on every machine. With one (a name, a stage, or stage:name) its "
+        "part, and whether this machine can make and serve it. docs/checks.md lists the rules."
+    )
     cmd_options = (
         {"name": "json", "long": "json", "type": bool, "default": False, "help": "one object, for programs"},
     )
@@ -53,11 +58,13 @@ def _found(targets: list[str]) -> list[Finding]:
         raise InvalidCommand(str(error)) from error
     if check.refused(found):
         return found
-    space = here()
     if not targets:
         return found
+    space = here()
     wanted = named(space, (one if one.partition(":")[0] in STAGES else f"build:{one}" for one in targets))
-    return check.findings(space.plan.spec, root, space.variants(wanted))
+    stale = [action.name for action in closure(space, wanted) if not space.fresh(action.name, here=False)]
+    about = check.findings(space.plan.spec, root, space.variants(wanted))
+    return [*about, *(one for one in preflight.survey(space, stale, serve=True) if one not in about)]
 
 
 def as_json(found: Iterable[Finding]) -> str:
@@ -73,7 +80,7 @@ def as_text(found: list[Finding], *, colour: bool) -> str:
     lines = [line for where, of in groups.items() for line in (where, *(_told(one, colour=colour) for one in of), "")]
     errors = sum(finding.severity == "error" for finding in found)
     warnings = len(found) - errors
-    count = len(check.table())
+    count = len(preflight.table())
     return "\n".join([*lines, f"{_many(errors, 'error')}, {_many(warnings, 'warning')}; {count} rules"])
 
 
@@ -87,7 +94,8 @@ def _told(finding: Finding, *, colour: bool) -> str:
 def _parted(finding: Finding) -> tuple[str, str]:
     """(what the finding is about, what it says of it)."""
     parts = _WHERE.fullmatch(finding.problem.what)
-    return (parts[1], parts[2]) if parts else ("models.toml", finding.problem.what)
+    where = "this machine" if finding.id in _HERE else "models.toml"
+    return (parts[1], parts[2]) if parts else (where, finding.problem.what)
 
 
 def _row(finding: Finding) -> dict[str, Any]:

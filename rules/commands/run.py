@@ -1,11 +1,13 @@
-"""`doit TARGET...`: doit's own `run`, which is given only tasks that may have something to do."""
+"""`doit TARGET...`: doit's own `run`, given only tasks that may have something to do, and checking them first."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from doit.cmd_base import TaskLoader2
 from doit.cmd_run import Run as PlainRun
+from doit.exceptions import InvalidCommand
 from doit.loader import generate_tasks
 
 from rules import tasks
@@ -13,12 +15,27 @@ from rules.report import Reporter
 
 __all__ = ["Run"]
 
+_NO_CHECK: dict[str, Any] = {
+    "name": "no_check",
+    "long": "no-check",
+    "type": bool,
+    "default": False,
+    "help": "build also what `doit check` says will fail",
+}
+
 
 class Run(PlainRun):
     """The command. What is asked of doit and not of us, such as `--always` or a task of the user's, is left to doit."""
 
     name = "run"
+    cmd_options = (*PlainRun.cmd_options, _NO_CHECK)
     loader: Any
+
+    def parse_execute(self, in_args: list[str]) -> int:
+        """As doit's, but `--no-check` may follow the targets, as people type it."""
+        flag = f"--{_NO_CHECK['long']}"
+        rest = [word for word in in_args if word != flag]
+        return int(super().parse_execute([*[flag][: len(in_args) - len(rest)], *rest]) or 0)
 
     def execute(self, params: Any, args: list[str]) -> int:
         """As doit's, with a loader that leaves fresh actions out."""
@@ -44,6 +61,9 @@ class _Loader(TaskLoader2):
         found = tasks.stale(cmd.sel_tasks) if self._ours(cmd) else None
         if found is None:
             return self._every.load_tasks(cmd, pos_args)
+        names = [task["meta"]["action"] for task in found if "action" in task.get("meta", {})]
+        if names and not self._params["no_check"]:
+            _checked(names)
         return generate_tasks("engines", (task for task in found))
 
     def _ours(self, cmd: Any) -> bool:
@@ -53,3 +73,17 @@ class _Loader(TaskLoader2):
         dodo = getattr(self._every, "namespace", None) or {}
         changed = self._params["always"] or self._params["single"] or self._params["reporter"] is not Reporter
         return dodo.get("task_engines") is tasks.task_engines and bool(cmd.sel_tasks) and not changed
+
+
+def _checked(names: list[str]) -> None:
+    """Tells what is unwise with the actions that will run, and raises InvalidCommand, exit 3, with what will fail."""
+    from rules import preflight  # a build with nothing to do does not pay for it
+
+    found = preflight.survey(tasks.here(), names)
+    wrong = [f"{finding.problem}\n    rule: {finding.id}" for finding in found if finding.severity == "error"]
+    for finding in found:
+        if finding.severity == "warning":
+            print(f"warning: {finding.problem}\n    rule: {finding.id}", file=sys.stderr)
+    if wrong:
+        text = "\n".join(wrong)
+        raise InvalidCommand(f"this would fail, so nothing was run (--no-check runs it all the same)\n\n{text}\n")

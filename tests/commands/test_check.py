@@ -54,9 +54,20 @@ def test_programs_get_ids_numbers_and_a_fix(workspace: Space) -> None:
 def test_a_target_is_looked_at_alone(workspace: Space) -> None:
     other = UNWISE[UNWISE.index("[models.m]") :].replace("[models.m]", "[models.n]")
     workspace.write("models.toml", toml(parallelism='["tp8"]') + other)
-    assert "no warnings" in workspace.run("check", "m").out
+    assert "paged-context-used" not in workspace.run("check", "m").out
     for target in ("n", "build:n", "engine:n_tp8_fp16", "n_tp8_fp16_isl2048_osl1024_bs8"):
-        assert "1 warning" in workspace.run("check", target).out, target
+        assert "paged-context-used" in workspace.run("check", target).out, target
+
+
+def test_a_target_that_this_machine_cannot_make_is_exit_3(workspace: Space) -> None:
+    workspace.write("models.toml", toml(parallelism='["tp8"]'))
+    assert workspace.run("check").rc == 0
+    result = workspace.run("check", "m", CUDA_VISIBLE_DEVICES="0,1")
+    assert result.rc == 3
+    assert (
+        "this machine\n  error [gpus-present] this machine has not enough GPUs\n      needed  8\n      here    2"
+        in result.out
+    )
 
 
 def test_a_target_that_there_is_not_names_the_nearest(workspace: Space) -> None:

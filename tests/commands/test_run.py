@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from rules.source import HUB
+from tests.lane import toml
 from tests.space import SPEC, Space
 
 LATER = "import time\nreal = time.time_ns\ntime.time_ns = lambda: real() + 10**10\n"
@@ -77,3 +80,37 @@ def test_a_mistake_is_told_although_all_was_known(built: Space, later: dict[str,
     built.run("smoke", **later)
     built.write("models.toml", SPEC.replace("int8_wo", "int9"))
     assert "int9" in built.run("smoke", **later).err
+
+
+BIG = toml(parallelism='["tp8"]')
+
+
+def test_what_will_fail_is_told_before_anything_runs(workspace: Space) -> None:
+    workspace.write("models.toml", BIG)
+    result = workspace.run("build", CUDA_VISIBLE_DEVICES="0,1")
+    assert result.rc == 3
+    assert "nothing was run (--no-check runs it all the same)" in result.err
+    assert "this machine has not enough GPUs" in result.err
+    assert "rule: gpus-present" in result.err
+    assert workspace.ran() == []
+
+
+@pytest.mark.parametrize("words", [("--no-check", "source"), ("source", "--no-check")])
+def test_the_check_can_be_left_out(workspace: Space, words: tuple[str, ...]) -> None:
+    """A model with a vocabulary that no disk holds."""
+    config = json.loads(HUB.read_text())["Qwen/Qwen2-72B-Instruct"]
+    workspace.write("big/config.json", json.dumps({**config, "vocab_size": 1 << 40}))
+    workspace.write("models.toml", BIG.replace("hf:Qwen/Qwen2-72B-Instruct", "file:big"))
+    assert "rule: disk-for-build" in workspace.run("source").err
+    assert workspace.ran() == []
+    assert "disk-for-build" not in workspace.run(*words).err
+    assert workspace.ran() == ["fetch"]
+
+
+def test_what_is_unwise_is_told_and_built(workspace: Space) -> None:
+    workspace.write("models.toml", workspace.read("models.toml").replace("[models.m]", "[models.m_72b]"))
+    result = workspace.run("source")
+    assert result.rc == 0
+    assert "warning: models.m_72b: says 72b\n" in result.err
+    assert "    rule: name-says-size\n" in result.err
+    assert "rule:" not in workspace.run("source").err  # nothing to do, nothing to tell

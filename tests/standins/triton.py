@@ -46,7 +46,8 @@ def nvidia_smi(folder: Path, argv: list[str]) -> int:
     fields = argv[0].removeprefix("--query-gpu=").split(",")
     known = ["index", "uuid", "compute_cap", "memory.total", "memory.free", "name"]
     for row in json.loads((folder / "gpus.json").read_text("utf-8")):
-        print(", ".join(row[known.index(field)] for field in fields))
+        told = {**dict(zip(known, row, strict=True)), "driver_version": "550.54.15"}
+        print(", ".join(told[field] for field in fields))
     return 0
 
 
