@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rules.memory import GIB, Cut, activations, cache_bytes, linear_bytes, parameters, weights
+from rules.memory import GIB, Cut, activations, cache_bytes, linear_bytes, parameters, to_build, to_make, weights
 from rules.source import HUB, TINY, Dims, Source, dims
 from rules.spec import Parallelism
 
@@ -155,6 +155,28 @@ LOGS = {
 def test_activations_are_near_those_of_published_logs(name: str) -> None:
     estimated, published = LOGS[name]
     assert estimated / MIB == pytest.approx(published, rel=0.12)
+
+
+def test_the_whole_sum_is_near_that_of_a_log() -> None:
+    """TRT-LLM#224: Llama 2 7B, batches of 25 x 2048 tokens, 0.95 of an A10: `Using 10718 tokens in paged KV cache`.
+
+    An A10 has 22.18 GiB; 0.75 are the runtime's, as in memory.md's log.
+    """
+    cut = Cut(precision="fp16", parallelism=ONE)
+    taken = weights(LLAMA2_7B, cut) + activations(LLAMA2_7B, cut, 25 * 2048, sequences=25)
+    left = 22.18 * GIB - taken - 0.75 * GIB
+    assert 0.95 * left / cache_bytes(LLAMA2_7B, ONE, 2) == pytest.approx(10_718, rel=0.03)
+
+
+def test_building_seven_billion_parameters_takes_the_memory_that_triton_cli_asks_for() -> None:
+    """Its README: 48 GB of host memory for models of 7 to 8 billion parameters."""
+    found = [to_build(dims, Cut(precision="fp16", parallelism=ONE)) / 1e9 for dims in (LLAMA2_7B, LLAMA3_8B)]
+    assert found[0] < 48 < found[1] * 1.01
+
+
+def test_making_a_checkpoint_takes_the_model_twice() -> None:
+    assert to_make(LLAMA2_7B, "checkpoint") == 4 * parameters(LLAMA2_7B)
+    assert to_make(LLAMA2_7B, "engine") == 0
 
 
 @pytest.mark.parametrize("name", TINY)

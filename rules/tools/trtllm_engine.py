@@ -32,6 +32,7 @@ GPU = re.compile(
     r"CUDA out of memory|cudaErrorMemoryAllocation|OutOfMemory|out of (device |GPU )?memory", re.IGNORECASE
 )
 FEWER = "fewer workers need less memory: build = { workers = 1 }"
+COPIES = 3  # triton_cli's README: 48 GB of host memory for 7 to 8 billion parameters in 16 bits
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -41,7 +42,7 @@ def main() -> int:
     memory = Memory()
     warm(args.timing_cache)
     try:
-        code, seen = run(args.command)
+        code, seen = run(fitted(args.command, free()))
     except OSError as problem:
         print(f"error: {args.command[0]} cannot be started\n    reason  {problem.strerror}", file=sys.stderr)
         return 127
@@ -73,6 +74,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("command", nargs="+")
     return parser.parse_args()
+
+
+def free() -> int:
+    """Bytes of host memory to be had, in this cgroup."""
+    limits = [int(text) for text in map(read, CGROUP) if text.isdigit()]
+    return min(meminfo("MemAvailable"), *limits) if limits else meminfo("MemAvailable")
+
+
+def fitted(command: list[str], memory: int) -> list[str]:
+    """The command with no more --workers than `memory` bytes hold: each has a rank as read, as network, as engine."""
+    if not {"--workers", "--checkpoint_dir"} <= set(command):
+        return command
+    at, folder = command.index("--workers") + 1, Path(command[command.index("--checkpoint_dir") + 1])
+    rank = max((path.stat().st_size for path in folder.glob("rank*.safetensors")), default=0)
+    fit = max(1, memory // (COPIES * rank)) if rank and memory else int(command[at])
+    if fit >= int(command[at]):
+        return command
+    each = f"each takes about {COPIES * rank / GIB:.1f} GiB of {memory / GIB:.1f}"
+    print(f"{fit} workers at a time in place of {command[at]}: {each}", flush=True)
+    return [*command[:at], str(fit), *command[at + 1 :]]
 
 
 def warm(shared: Path | None) -> None:

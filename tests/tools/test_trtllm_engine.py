@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,21 @@ def test_timings_that_cannot_be_kept_cost_no_engine(checkpoint: Path, tmp_path: 
     done = _timed(checkpoint, tmp_path / "1", tmp_path / "gone")
     assert done.returncode == 0, done.stderr
     assert "the timing cache is not kept: No such file" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "workers"), [(1000, "8"), (240, "8"), (200, "6"), (40, "1"), (10, "1"), (0, "8")]
+)
+def test_no_more_workers_than_host_memory_holds(project: Path, tmp_path: Path, memory_gib: int, workers: str) -> None:
+    """Ranks of 10 GiB: a worker takes three times as much. What the memory is may be unknown: 0."""
+    for rank in range(8):
+        with (tmp_path / f"rank{rank}.safetensors").open("wb") as file:
+            file.truncate(10 << 30)
+    tool = runpy.run_path(str(project / "rules" / "tools" / "trtllm_engine.py"))
+    command = ["trtllm-build", "--checkpoint_dir", str(tmp_path), "--workers", "8", "--max_batch_size", "4"]
+    fitted = tool["fitted"](command, memory_gib << 30)
+    assert fitted == [*command[:4], workers, *command[5:]]
+
+
+def test_host_memory_can_be_told(project: Path) -> None:
+    assert runpy.run_path(str(project / "rules" / "tools" / "trtllm_engine.py"))["free"]() > 1 << 20
