@@ -95,7 +95,7 @@ def _made(space: Workspace, actions: Iterable[Action]) -> Iterator[Made]:
         found = by_name.get(action.name.partition(":")[2])
         if found:
             where = source.parse(found.entry.source)
-            dims = where if isinstance(where, Problem) else source.dims(where, space.root)
+            dims = where if isinstance(where, Problem) else source.dims(where, space.root, space.plan.spec.locked)
             family = backend.find(space.plan.spec.toolchains[found.toolchain].backend)
             cut = Cut(precision=found.precision, parallelism=found.parallelism)
             if not isinstance(dims, Problem) and dims.heads and memory.known(found.precision):
