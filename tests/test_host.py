@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rules import gpu
 from rules.gpu import Card
 from rules.host import GIB, RULES, Machine, Needs, Visit, available, left, look
-from rules.rule import findings
+from rules.rule import Rule, findings
 from tests.standins import triton
 
 CARD = Card(device="0", sm=90, total=80 * GIB, free=79 * GIB, name="H100")
@@ -39,7 +40,7 @@ NEEDS = Needs(
     serve=True,
 )
 # rule -> what is needed or there instead, and what is said
-BAD: dict[str, tuple[dict[str, object], str]] = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "architecture-served": ({"arch": "aarch64"}, "this machine is aarch64"),
     "runner-installed": ({"runners": frozenset({"podman"})}, "podman is not installed here\n    hint: docker is"),
     "gpus-present": ({"gpus": 4}, "this machine has not enough GPUs\n    needed  4\n    here    2"),
@@ -57,7 +58,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-def visit(changed: dict[str, object]) -> Visit:
+def visit(changed: dict[str, Any]) -> Visit:
     """A good visit with these changes, whichever of the two they are of."""
     needs = {key.removesuffix("_needed"): value for key, value in changed.items() if key in _NEEDS}
     machine = {key: value for key, value in changed.items() if key not in _NEEDS}
@@ -72,8 +73,8 @@ def told(of: Visit) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
-def test_every_rule_about_this_machine_is_shown(rule: object) -> None:
-    assert rule.id in BAD  # type: ignore[attr-defined]
+def test_every_rule_about_this_machine_is_shown(rule: Rule[Visit]) -> None:
+    assert rule.id in BAD
 
 
 def test_a_good_machine_is_left_alone() -> None:
