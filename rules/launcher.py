@@ -13,11 +13,14 @@ from typing import Literal
 
 from rules.release import Release, having
 
-__all__ = ["ENGINE", "PORTS", "Launch", "Mode", "argv", "environment", "orchestrating"]
+__all__ = ["ENGINE", "PORTS", "UNBOUND", "Launch", "Mode", "argv", "environment", "orchestrating"]
 
 Mode = Literal["leader", "orchestrator"]
 PORTS = (8000, 8001, 8002)  # HTTP, gRPC, metrics: Triton's own
 ENGINE = "tensorrt_llm"
+# OpenMPI binds each of one or two ranks to one core (seen with 4.1.6: nproc is 1 of 16), and with it Triton, which
+# tokenizes and answers there too. The second name is that of OpenMPI 5.
+UNBOUND = {"OMPI_MCA_hwloc_base_binding_policy": "none", "PRTE_MCA_hwloc_default_binding_policy": "none"}
 _MULTI, _SPAWN, _NO_MPI = "multi-model", "disable-spawn-processes", "no-mpi"
 
 
@@ -47,11 +50,11 @@ def argv(release: Release, launch: Launch) -> list[str]:
 
 
 def environment(release: Release, launch: Launch) -> dict[str, str]:
-    """What upstream's script sets beside the arguments."""
+    """What upstream's script sets beside the arguments, and that ranks may use every core, which it forgets."""
     if launch.mode == "leader":
-        return {}
+        return dict(UNBOUND)
     spawn = {"TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1"} if _SPAWN in release.flags("launch") else {}
-    return {"TRTLLM_ORCHESTRATOR": "1", **spawn}
+    return {**UNBOUND, "TRTLLM_ORCHESTRATOR": "1", **spawn}
 
 
 def orchestrating() -> tuple[str, ...]:

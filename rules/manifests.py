@@ -64,6 +64,7 @@ def _values(variant: Variant, release: Release, asked: Kubernetes, image: str, g
         "nodes": nodes,
         "gpus": ranks // nodes,
         "remote": _REMOTE,
+        "unbound": launcher.UNBOUND,
         "command": _command(release, ranks, nodes, root),
         "t9k_command": _command(release, ranks, nodes, "{{.MODEL_REPO_PATH}}"),
     }

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from rules.launcher import Launch, Mode, argv, environment, orchestrating
+from rules.launcher import UNBOUND, Launch, Mode, argv, environment, orchestrating
 from rules.release import load, versions
 from tests.fakes import PROJECT
 
@@ -44,9 +44,14 @@ def test_a_release_after_the_last_tag_that_was_run_starts_as_that_one() -> None:
 def test_an_engines_ranks_are_spawned_by_the_orchestrator_and_not_by_mpirun() -> None:
     launch = Launch(world_size=8, repository="REPO", mode="orchestrator", gpus=8)
     assert argv(load("0.11.0"), launch).count("-n") == 1
-    assert environment(load("0.11.0"), launch) == {"TRTLLM_ORCHESTRATOR": "1"}
+    assert environment(load("0.11.0"), launch) == {"TRTLLM_ORCHESTRATOR": "1", **UNBOUND}
     assert environment(load("0.13.0"), launch)["TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES"] == "1"
-    assert environment(load("0.13.0"), Launch(world_size=2, repository="REPO")) == {}
+
+
+def test_a_server_may_use_every_core_of_the_machine() -> None:
+    """By default OpenMPI binds one rank or two to a core each; upstream's line says nothing about it."""
+    assert environment(load("0.13.0"), Launch(world_size=2, repository="REPO")) == UNBOUND
+    assert UNBOUND["OMPI_MCA_hwloc_base_binding_policy"] == "none"
 
 
 def test_every_rank_has_a_region_prefix_of_its_own_and_the_others_load_the_engine_alone() -> None:

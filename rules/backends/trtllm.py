@@ -177,7 +177,8 @@ def serving(variant: Variant, point: Point, options: Options) -> Rendering:
     }
     words = {name: str(value) for name, value in values.items()}  # True and False, as in upstream's documents
     launch = Launch(world_size=point.parallelism.world_size, repository=ROOT, prefix="doit_trtllm_{pid}_0_rank")
-    server = tuple(launcher.argv(release, launch))
+    variables = (f"{name}={value}" for name, value in launcher.environment(release, launch).items())
+    server = ("env", *variables, *launcher.argv(release, launch))
     return Rendering(overlays=(), values=words, contract=release.version, root=ROOT, server=server)
 
 
