@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rules import backend
-from rules.checks import cluster, entry, evaluation, shapes
+from rules.checks import cluster, entry, evaluation, prompts, shapes
 from rules.checks.entry import Subject
 from rules.errors import Problem, nearest
 from rules.rule import Finding, Rule, error
@@ -68,7 +68,13 @@ def default_exists(file: File) -> Iterator[Problem]:
 
 
 _ABOUT_FILES: tuple[Rule[File], ...] = (backend_exists, names_differ, default_exists)
-_ABOUT_ENTRIES: tuple[Rule[Subject], ...] = (*entry.RULES, *shapes.RULES, *cluster.RULES, *evaluation.RULES)
+_ABOUT_ENTRIES: tuple[Rule[Subject], ...] = (
+    *entry.RULES,
+    *shapes.RULES,
+    *cluster.RULES,
+    *evaluation.RULES,
+    *prompts.RULES,
+)
 
 
 def examine(text: str, root: Path, lock: str = "") -> list[Finding]:

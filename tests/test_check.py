@@ -20,7 +20,9 @@ from tests.checks import (
     test_entry,
     test_evaluation,
     test_memory,
+    test_options,
     test_precision,
+    test_prompts,
     test_serving,
     test_shapes,
 )
@@ -63,9 +65,11 @@ PLACES = (
     test_cluster,
     test_evaluation,
     test_memory,
+    test_options,
     test_build,
     test_calibration,
     test_precision,
+    test_prompts,
     test_serving,
 )
 EXAMPLES = {rule: of for place in (*(one.EXAMPLES for one in PLACES), FAMILIES) for rule, of in place.items()}

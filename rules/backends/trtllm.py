@@ -18,6 +18,7 @@ from rules.action import Action, Output
 from rules.checks import build as build_rules
 from rules.checks import calibration as calibration_rules
 from rules.checks import memory as memory_rules
+from rules.checks import options as option_rules
 from rules.checks import precision as precision_rules
 from rules.checks import serving as serving_rules
 from rules.cluster import Kubernetes
@@ -49,6 +50,7 @@ rules: tuple[Rule[Setting], ...] = (
     *calibration_rules.RULES,
     *precision_rules.RULES,
     *serving_rules.RULES,
+    *option_rules.RULES,
     *memory_rules.RULES,
 )
 

@@ -71,11 +71,39 @@ CONFIGS: Mapping[str, Mapping[str, object]] = {
 }
 
 
+# A tokenizer of words that begins with <s>; and a model that says nothing of how an answer ends.
+WORDS = {
+    "model": {"type": "WordLevel", "vocab": {"<s>": 0, "a": 1, "</s>": 2}, "unk_token": "a"},
+    "pre_tokenizer": {"type": "WhitespaceSplit"},
+    "post_processor": {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    },
+}
+HEADS = {"num_attention_heads": 16, "num_key_value_heads": 4, "num_hidden_layers": 6, "hidden_size": 2048}
+TOKENIZERS: Mapping[str, Mapping[str, object]] = {
+    "Chat-Instruct": {
+        "config.json": HEADS,
+        "tokenizer.json": WORDS,
+        "generation_config.json": {"eos_token_id": [2, 7]},
+        "tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ bos_token }}{{ x }}"},
+    },
+    "bare-chat": {"config.json": HEADS, "tokenizer.json": WORDS, "tokenizer_config.json": {}},
+}
+
+
 def folder(root: Path) -> Path:
-    """`root` with the checkpoints of CONFIGS and calibration texts."""
+    """`root` with the checkpoints of CONFIGS and TOKENIZERS, prompts of 2, 4 and 5 words, and calibration texts."""
     for name, config in CONFIGS.items():
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(config))
+    for name, files in TOKENIZERS.items():
+        (root / name).mkdir()
+        for file, content in files.items():
+            (root / name / file).write_text(json.dumps(content))
+    (root / "asked.jsonl").write_text("".join(f'{{"input": "{"a " * words}"}}\n' for words in (2, 4, 5)))
     texts(root)
     return root
 
