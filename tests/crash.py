@@ -69,7 +69,7 @@ class Torture:
 
     def _disturb(self) -> None:
         artifacts = self.space.root / "artifacts"
-        what = self.chance.randrange(4)
+        what = self.chance.randrange(5)
         self._set_osl()
         if what == 0:
             shutil.rmtree(artifacts, ignore_errors=True)
@@ -78,6 +78,16 @@ class Torture:
                 shutil.rmtree(artifacts / stage, ignore_errors=True)
         if what == 2:
             shutil.rmtree(artifacts / "store" / "results", ignore_errors=True)
+        if what == 3:
+            self._harm(artifacts)
+
+    def _harm(self, artifacts: Path) -> None:
+        """Writes into an output, a receipt or a record, which no memo may overlook."""
+        files = [path for stage in _STAGES for path in sorted((artifacts / stage).rglob("*")) if path.is_file()]
+        if files:
+            path = self.chance.choice(files)
+            path.chmod(0o644)
+            path.write_text("harmed")
 
     def _set_osl(self) -> int:
         osl = self.chance.choice(_SHAPES)
