@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,19 @@ def test_what_one_build_timed_the_next_does_not_time_again(checkpoint: Path, tmp
     config = (tmp_path / "2/out/config.json").read_text()
     assert "warm" not in config, "an engine's bytes do not say where its timings were"
     assert not list((tmp_path / "2/out").glob("*cache*"))
+
+
+def test_builds_side_by_side_leave_the_timings_of_one_of_them_whole(checkpoint: Path, tmp_path: Path) -> None:
+    warm = tmp_path / "warm"
+    warm.mkdir()
+    (warm / "model.cache").write_text(1000 * "before\n")
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda name: _timed(checkpoint, tmp_path / name, warm), "12"))
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    *before, last = (warm / "model.cache").read_text().splitlines()
+    assert before[:1000] == 1000 * ["before"]
+    assert set(before[1000:]) <= {"timings for a batch of 8"} >= {last}
+    assert [path.name for path in warm.iterdir()] == ["model.cache"]
 
 
 @pytest.mark.parametrize("fails", ["killed", "rank7", "quiet"])
