@@ -61,7 +61,8 @@ def names_differ(file: File) -> Iterator[Problem]:
 def default_exists(file: File) -> Iterator[Problem]:
     """What is built and served without being named is there."""
     known = (*groups(file.variants), *(variant.name for variant in file.variants))
-    for key, names in (("default", file.spec.default), ("serve.default", file.spec.serve.default)):
+    serve = file.spec.serve
+    for key, names in (("default", file.spec.default), ("serve.default", serve.default), ("serve.gpus", serve.gpus)):
         for name in names:
             if name not in known:
                 yield Problem(what=f"{key}: there is no {name!r}", hint=nearest(name, known))

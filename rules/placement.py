@@ -35,11 +35,13 @@ class Demand:
 def place(demands: Sequence[Demand], cards: Sequence[Card], wanted: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     """The GPUs of each server, rank by rank. `wanted` are those that the user names, one list per server, or nothing.
 
+    An empty list is for any that nobody named.
+
     Raises Misconfigured with everything that does not fit.
     """
     found = {card.device: card for card in cards}
     require_lists(demands, wanted)
-    places = [tuple(devices) for devices in wanted] or _in_order(demands, list(found))
+    places = _in_order(demands, wanted or [()] * len(demands), list(found))
     problems = [
         wrong for demand, devices in zip(demands, places, strict=True) for wrong in _wrong(demand, devices, found)
     ]
@@ -65,15 +67,20 @@ def shared(places: Sequence[Sequence[str]]) -> bool:
     return len(devices) != len(set(devices))
 
 
-def _in_order(demands: Sequence[Demand], devices: list[str]) -> list[tuple[str, ...]]:
-    needed = sum(len(demand.ranks) for demand in demands)
-    if needed > len(devices):
+def _in_order(
+    demands: Sequence[Demand], wanted: Sequence[Sequence[str]], devices: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """What is named as named, and the rest from what is left."""
+    named = {device for one in wanted for device in one}
+    left = [device for device in devices if device not in named]
+    needed = sum(len(demand.ranks) for demand, one in zip(demands, wanted, strict=True) if not one)
+    if needed > len(left):
         needs = (((demand.name), f"{len(demand.ranks)} GPUs") for demand in demands)
-        facts = (*needs, ("this machine has", ", ".join(devices) or "none that are free"))
+        facts = (*needs, ("this machine has", ", ".join(left) or "none that are free"))
         hint = "serve fewer at a time, or where there are more; the world size is the engine's"
-        raise Misconfigured(Problem(what=f"{needed} GPUs are needed, {len(devices)} are free", facts=facts, hint=hint))
-    left = iter(devices)
-    return [tuple(next(left) for _ in demand.ranks) for demand in demands]
+        raise Misconfigured(Problem(what=f"{needed} GPUs are needed, {len(left)} are free", facts=facts, hint=hint))
+    rest = iter(left)
+    return [tuple(one) or tuple(next(rest) for _ in demand.ranks) for demand, one in zip(demands, wanted, strict=True)]
 
 
 def _wrong(demand: Demand, devices: Sequence[str], found: Mapping[str, Card]) -> list[Problem]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def servers(space: Workspace, variants: Sequence[Variant], wish: Wish, base: Pat
     problems = [*_mismatches(space, engines, wish), *_unorchestrated(engines, wish)]
     if problems:
         raise Misconfigured(problems)
-    several = [engine for engine in engines for _ in range(wish.instances)]
-    places = _places(several, wish)
+    named = [(engine, of) for engine in engines for of in _lists(engine, wish, space.plan.spec.serve.gpus)]
+    several = [engine for engine, _ in named]
+    places = _places(several, wish, wish.gpus or [of for _, of in named])
     groups = list(zip(([one] for one in several), ([place] for place in places), strict=True))
     if wish.mode == "orchestrator":
         groups = [(several, places)]
@@ -122,16 +124,26 @@ def _unorchestrated(engines: Sequence[Engine], wish: Wish) -> list[Problem]:
     ]
 
 
-def _places(engines: Sequence[Engine], wish: Wish) -> list[tuple[str, ...]]:
-    """The GPUs of each engine, held; only shown, they are counted from 0."""
+def _lists(engine: Engine, wish: Wish, declared: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """The GPUs named for each server of an engine: by [serve] gpus, where the command line says nothing; () is any."""
+    names = (engine.name, *reversed(engine.variant.prefixes()))
+    found = next((declared[name] for name in names if name in declared), None)
+    if found is None or wish.gpus or wish.instances > 1:
+        return [()] * wish.instances
+    return [tuple(of.split(",")) for of in found]
+
+
+def _places(engines: Sequence[Engine], wish: Wish, wanted: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The GPUs of each engine, held; only shown, those that nobody named are counted from 0."""
     demands = [_demand(engine) for engine in engines]
-    placement.require_lists(demands, wish.gpus)
+    placement.require_lists(demands, wanted)
+    named = {device for one in wanted for device in one}
     if not wish.real:
-        count = iter(range(sum(engine.built.world_size for engine in engines)))
-        return list(wish.gpus) or [tuple(str(next(count)) for _ in engine.built.ranks) for engine in engines]
+        count = (str(number) for number in itertools.count() if str(number) not in named)
+        return [one or tuple(next(count) for _ in of.built.ranks) for of, one in zip(engines, wanted, strict=True)]
     machine = gpu.machine()
-    idle = set(machine.devices if wish.gpus else machine.idle())
-    places = placement.place(demands, [card for card in gpu.cards() if card.device in idle], wish.gpus)
+    usable = {*machine.idle(), *named}
+    places = placement.place(demands, [card for card in gpu.cards() if card.device in usable], wanted)
     machine.hold([device for place in places for device in place])
     return places
 

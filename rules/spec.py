@@ -121,9 +121,12 @@ class Cache(_Strict):
 
 
 class Serve(_Strict):
-    """`default`: what `doit serve` starts when no name is given."""
+    """`default`: what `doit serve` starts when no name is given. `gpus`: for a variant or a group, the GPUs of each of
+    its servers, as in ["0,1", "2,3"] for two; others take what is idle.
+    """
 
     default: tuple[str, ...] = Field(default=(), strict=False)
+    gpus: dict[str, Annotated[list[Annotated[str, Field(pattern=r"^[\w-]+(,[\w-]+)*$")]], Field(min_length=1)]] = {}
 
 
 class Calibration(_Strict):

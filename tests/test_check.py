@@ -48,7 +48,13 @@ FAMILIES: Examples = {
             {"head": '[serve]\ndefault = ["m_fp16"]'},
             "serve.default: there is no 'm_fp8'",
             "mean 'm_fp16'?",
-        )
+        ),
+        Example(
+            {"head": '[serve]\ngpus = { m_fp8 = ["0,1"] }'},
+            {"head": '[serve]\ngpus = { m_fp16 = ["0,1"] }'},
+            "serve.gpus: there is no 'm_fp8'",
+            "mean 'm_fp16'?",
+        ),
     ],
     "plain-toolchain": [
         Example(

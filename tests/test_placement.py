@@ -38,6 +38,12 @@ def test_gpus_that_the_user_names_are_taken_as_named() -> None:
     assert place([demand("a", 2), demand("b", 2)], H100, [("6", "7"), ("0", "1")]) == [("6", "7"), ("0", "1")]
 
 
+def test_who_names_none_gets_what_nobody_named() -> None:
+    assert place([demand("a", 2), demand("b", 2)], H100, [(), ("0", "2")]) == [("1", "3"), ("0", "2")]
+    (text,) = told([demand("a", 7), demand("b", 2)], H100, [(), ("0", "2")])
+    assert text.startswith("7 GPUs are needed, 6 are free")
+
+
 def test_every_mistake_of_named_gpus_is_told_at_once() -> None:
     texts = told([demand("a", 2), demand("b", 2)], H100, [("0", "9"), ("3", "3")])
     assert [text.splitlines()[0] for text in texts] == ["there is no GPU 9", "b: needs one GPU for each rank"]

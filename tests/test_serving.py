@@ -45,11 +45,12 @@ class Host:
         triton.install(self.standins, self.standins / "bin", gpus=4)
         shutil.copy(self.standins / "bin" / "nvidia-smi", self.standins / "path")
 
-    def space(self, tp: int = 2, version: str = "0.11.0") -> Workspace:
+    def space(self, tp: int = 2, version: str = "0.11.0", serve: str = "") -> Workspace:
         """Two variants that are built."""
         root = self.folder / "space"
         root.mkdir()
-        (root / "models.toml").write_text(toml(runner="docker", parallelism=f'["tp{tp}"]', shapes=SHAPES))
+        text = toml(runner="docker", parallelism=f'["tp{tp}"]', shapes=SHAPES)
+        (root / "models.toml").write_text(f"[serve]\n{serve}\n{text}")
         space = workspace.load(root)
         for variant in space.plan.variants:
             folder = space.executor.artifacts.folder(f"build:{variant}")
@@ -174,6 +175,28 @@ def test_several_instances_of_a_variant_have_gpus_and_ports_of_their_own(host: H
     assert [server.ports for server in made][:2] == [(8000, 8001, 8002), (8003, 8004, 8005)]
     assert made[1].name == f"{variant.name}#1"
     assert "--one-by-one" not in launch_argv(made, space.root / "1")
+
+
+def test_gpus_may_be_said_in_models_toml_for_a_variant_or_a_group(host: Host) -> None:
+    """One variant has two servers there, the other takes what is left; the command line goes over it."""
+    space = host.space(tp=1, serve='gpus = { m_fp16_isl2048_osl1024_bs4 = ["0", "3"] }')
+    variants = list(space.plan.variants.values())
+    made = servers(space, variants, Wish(), space.root / "1")
+    assert [(server.name[:29], server.devices) for server in made] == [
+        ("m_fp16_isl2048_osl1024_bs8", ["1"]),
+        ("m_fp16_isl2048_osl1024_bs4#1", ["0"]),
+        ("m_fp16_isl2048_osl1024_bs4#2", ["3"]),
+    ]
+    shown = servers(space, variants, Wish(real=False), space.root / "1")
+    assert [server.devices for server in shown] == [["1"], ["0"], ["3"]]
+    shown = servers(space, variants, Wish(real=False, gpus=(("5",), ("6",))), space.root / "1")
+    assert [server.devices for server in shown] == [["5"], ["6"]]
+
+
+def test_a_group_says_it_for_its_variants_unless_they_say_it_themselves(host: Host) -> None:
+    space = host.space(serve='gpus = { m = ["2,3"], m_tp2_fp16_isl2048_osl1024_bs8 = ["0,1"] }')
+    made = servers(space, list(space.plan.variants.values()), Wish(real=False), space.root / "1")
+    assert [server.devices for server in made] == [["0", "1"], ["2", "3"]]
 
 
 def test_only_shown_nothing_needs_to_be_built_or_there(host: Host) -> None:
