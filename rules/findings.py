@@ -117,6 +117,12 @@ class Findings:
             self._scores[key] = {name: value for it in alike for name, value in it.summary["scores"]["figures"].items()}
         return self._scores[key]
 
+    def gates(self, run: Run) -> list[Mapping[str, Any]]:
+        """The verdicts of the run, and those of the newest evaluation of the same engine."""
+        alike = (it for it in reversed(self.evals) if (it.variant, it.engine) == (run.variant, run.engine))
+        scored = next(alike, None)
+        return [*run.summary.get("gates", []), *(scored.summary.get("gates", []) if scored else [])]
+
 
 def load(root: Path) -> Findings:
     """Everything below artifacts' `root`. What is not a summary of version 1 is left out, and told in `unread`."""

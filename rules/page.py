@@ -143,7 +143,7 @@ def _of_variant(found: Findings, run: Run, points: Iterable[Point], commits: Com
         "host": f"{summary.get('host', '?')}: {', '.join(summary.get('gpus') or []) or summary.get('cpu', '?')}",
         "versions": summary.get("versions") or {},
         "finished": bool(summary.get("finished")),
-        "gates": list(summary.get("gates", [])),
+        "gates": found.gates(run),
         "scores": found.scores(run),
         "peak": peak * _GIB,
         "history": _history(found, run.variant, commits),

@@ -58,7 +58,7 @@ def as_json(found: Findings, points: Iterable[Point]) -> str:
     whole = {
         "version": 1,
         "points": [row(point) for point in points],
-        "gates": {name: run.summary.get("gates", []) for name, run in runs.items()},
+        "gates": {name: found.gates(run) for name, run in runs.items()},
         "unread": [{"path": str(path), "reason": reason} for path, reason in found.unread],
     }
     return json.dumps(whole, indent=1) + "\n"
@@ -80,7 +80,7 @@ def as_markdown(found: Findings, points: Iterable[Point]) -> str:
     for point in points:
         model = (point.run.summary.get("axes") or {}).get("model") or point.run.variant
         by_model.setdefault(str(model), []).append(point)
-    parts = [f"### {model}\n\n{_table(its)}\n{_gates(its)}" for model, its in by_model.items()]
+    parts = [f"### {model}\n\n{_table(its)}\n{_gates(found, its)}" for model, its in by_model.items()]
     parts += [f"> not read: {path} ({reason})\n" for path, reason in found.unread]
     return "\n".join(parts) or "Nothing has been measured yet: `doit bench`.\n"
 
@@ -99,13 +99,8 @@ def _cells(point: Point, shown: Sequence[str]) -> list[str]:
     return [f"`{point.run.variant}`", load, *figures, f"`{point.run.engine[:12]}`"]
 
 
-def _gates(points: Sequence[Point]) -> str:
+def _gates(found: Findings, points: Sequence[Point]) -> str:
     runs = {point.run.variant: point.run for point in points}
-    broken = [
-        f"- **{name}**: {gate['text']}\n"
-        for name, run in runs.items()
-        for gate in run.summary.get("gates", [])
-        if not gate["holds"] and not gate.get("skipped")
-    ]
-    judged = sum(len(run.summary.get("gates", [])) for run in runs.values())
-    return "".join(["\n", *broken]) if broken else (f"\nAll {judged} gates hold.\n" if judged else "")
+    judged = [(name, gate) for name, run in runs.items() for gate in found.gates(run) if not gate.get("skipped")]
+    broken = [f"- **{name}**: {gate['text']}\n" for name, gate in judged if not gate["holds"]]
+    return "".join(["\n", *broken]) if broken else (f"\nAll {len(judged)} gates hold.\n" if judged else "")

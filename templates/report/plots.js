@@ -105,7 +105,7 @@ function accuracy(model, { score }) {
     const { colour, symbol, hollow, label } = style[variant.name];
     return { name: label, type: "scatter", mode: "markers", x: [best.figures.output_tokens_per_s],
       y: [variant.scores[score]], hovertext: [`${hover(best)}<br>${words(score)}: <b>${number(variant.scores[score])}</b>`],
-      hoverinfo: "text", marker: { color: colour, size: 13, symbol: symbol + hollow, line: { width: 2 } } };
+      hoverinfo: "text", marker: { color: colour, size: 13, symbol: symbol + hollow, line: { width: 2, color: colour } } };
   });
   const made = layout("output tokens/s", words(score)), values = traces.flatMap((trace) => trace.y);
   const [low, high] = [Math.min(...values), Math.max(...values)], room = (high - low) / 6 || Math.abs(high) / 20 || 0.05;
