@@ -30,6 +30,7 @@ _UNGATED = ("gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starco
 _QKV_BIAS = ("qwen2", "qwen2_moe", "chatglm")
 _LEARNED_POSITIONS = ("gpt2", "opt")
 _SCALE = 2  # bytes
+_EXPORTED_GROUP = 64  # rules/backends/openvino.py's group_size, when none is given
 # Precision -> bytes of a weight in a linear layer, and how many of them share one scale (0: a scale per row or none).
 _LINEAR = {
     "fp32": (4.0, 0),
@@ -84,6 +85,16 @@ def weights(dims: Dims, cut: Cut) -> int:
     last = -(-dims.vocab // tp) * dims.hidden * cut.width  # an engine has its own copy of a tied one
     ends = first + last if pp == 1 else max(first, last)
     return int(layer * -(-dims.layers // pp) + ends)
+
+
+def exported(dims: Dims, precision: str) -> int:
+    """Bytes of the embedded engine's weights: embedding and output layer are compressed too, to 8 bits for int4."""
+    if not parameters(dims):
+        return 0
+    linear = linear_bytes(precision) + (_SCALE / _EXPORTED_GROUP if precision == "int4_wo" else 0)
+    outer = max(1.0, linear_bytes(precision))
+    layers = dims.layers * (_linear(dims, tp=1) * linear + _small(dims) * outer)
+    return int(layers + (_embedding(dims) + _head(dims) + _rest(dims)) * outer)
 
 
 def cache_bytes(dims: Dims, parallelism: Parallelism, width: int) -> int:

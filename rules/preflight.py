@@ -34,6 +34,10 @@ class Made:
         """Bytes that its outputs take on the disk."""
         if self.action.stage == "source":
             return memory.parameters(self.dims) * 2
+        if self.device == "cpu":
+            return (
+                memory.exported(self.dims, self.cut.precision) if self.action.stage in ("checkpoint", "engine") else 0
+            )
         ranks = self.cut.parallelism.world_size if self.action.stage in ("checkpoint", "engine") else 0
         return ranks * memory.weights(self.dims, self.cut)
 

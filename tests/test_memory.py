@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from rules.memory import GIB, Cut, activations, cache_bytes, linear_bytes, parameters, to_build, to_make, weights
+from rules.memory import (
+    GIB,
+    Cut,
+    activations,
+    cache_bytes,
+    exported,
+    linear_bytes,
+    parameters,
+    to_build,
+    to_make,
+    weights,
+)
 from rules.source import HUB, TINY, Dims, Source, dims
 from rules.spec import Parallelism
+from tests.made import Made
 
 MIB = 1 << 20
 ONE = Parallelism(tp=1, pp=1)
@@ -182,3 +194,30 @@ def test_making_a_checkpoint_takes_the_model_twice() -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_a_tiny_model_has_a_size(name: str) -> None:
     assert 1e6 < parameters(TINY[name]) < 1e7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8_wo"])
+def test_an_exported_engine_is_as_large_as_reckoned(engine: Made, precision: str) -> None:
+    """The real export and compression of a tiny model."""
+    there = (engine("llama", precision) / "openvino_model.bin").stat().st_size
+    assert exported(TINY["llama"], precision) == pytest.approx(there, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_cache_of_a_real_engine_is_as_large_as_reckoned(engine: Made) -> None:
+    """OpenVINO GenAI's own count: 80 blocks of 32 tokens, 16 bits a number."""
+    import numpy as np
+    import openvino
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.num_kv_blocks = 80
+    properties = {"INFERENCE_NUM_THREADS": 1, "KV_CACHE_PRECISION": "f16"}
+    pipeline = openvino_genai.ContinuousBatchingPipeline(str(engine("llama", "int8_wo")), scheduler, "CPU", properties)
+    wanted = openvino_genai.GenerationConfig(max_new_tokens=1, eos_token_id=2)
+    pipeline.add_request(0, openvino.Tensor(np.array([[1, 5, 7]], dtype=np.int64)), wanted)
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+    assert pipeline.get_metrics().kv_cache_size_in_bytes == 80 * 32 * cache_bytes(TINY["llama"], ONE, 2)
