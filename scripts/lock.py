@@ -21,6 +21,7 @@ from pathlib import Path
 
 import tomli
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,12 +54,16 @@ PLATFORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """One wheel that pip chose: canonical name, exact version, sha256 in hex, and what its metadata asks for."""
+    """One wheel that pip chose: canonical name, exact version, sha256 in hex, and what its metadata asks for.
+
+    `pythons` is its Requires-Python, such as ">=3.11", or empty.
+    """
 
     name: str
     version: str
     sha256: str
     requires: tuple[str, ...]
+    pythons: str = ""
 
 
 @dataclass(kw_only=True)
@@ -108,7 +113,26 @@ def applies(requirement: Requirement, extras: Iterable[str], python: str) -> boo
 
 
 def ask(python: str, lines: list[str]) -> list[Wheel]:
-    """One round: the wheels that pip would install for these lines, in their order. Exits with pip's errors."""
+    """One round: the wheels that pip would install for these lines, in their order. Exits with pip's errors.
+
+    An index that does not tell which Pythons a wheel is for (PEP 503's data-requires-python is optional) makes pip
+    choose one that it would then not install: older versions are asked for until one fits.
+    """
+    found = choose(python, lines)
+    late = [n for n, one in enumerate(found) if not SpecifierSet(one.pythons).contains(f"{python}.99")]
+    if late:
+        older = ask(python, [before(found[n], Requirement(lines[n])) for n in late])
+        found = [older[late.index(n)] if n in late else one for n, one in enumerate(found)]
+    return found
+
+
+def before(one: Wheel, asked: Requirement) -> str:
+    """The line that asks for a version before this one."""
+    return one.name + ",".join([f"<{one.version}", *(str(it) for it in asked.specifier if it.operator != "==")])
+
+
+def choose(python: str, lines: list[str]) -> list[Wheel]:
+    """What pip chooses."""
     with tempfile.TemporaryDirectory() as folder:
         asked, report = Path(folder, "asked.txt"), Path(folder, "report.json")
         asked.write_text("\n".join(lines))
@@ -135,6 +159,7 @@ def wheel(entry: dict[str, dict[str, object]]) -> Wheel:
         version=str(metadata["version"]),
         sha256=archive["hashes"]["sha256"],
         requires=tuple(requires),
+        pythons=str(metadata.get("requires_python") or ""),
     )
 
 

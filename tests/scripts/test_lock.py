@@ -1,7 +1,9 @@
 """The locks hold all that is asked for, each with hashes, and no CUDA."""
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import tomli
@@ -9,6 +11,37 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    """scripts/lock.py as a module."""
+    spec = importlib.util.spec_from_file_location("lock_script", ROOT / "scripts" / "lock.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_wheel_that_is_for_later_pythons_gives_way_to_an_older_one(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an index that does not tell: pip then chooses the newest, and refuses it when it installs."""
+    pythons = {"3.6.1": ">=3.11", "3.5": ">=3.11, !=3.14.1", "3.4.2": ">=3.10"}
+
+    def newest(python: str, lines: list[str]) -> list[object]:
+        asked = [Requirement(line) for line in lines]
+        versions = [next(it for it in pythons if one.specifier.contains(it)) for one in asked]
+        return [
+            script.Wheel(name=one.name, version=version, sha256="", requires=(), pythons=pythons[version])
+            for one, version in zip(asked, versions, strict=True)
+        ]
+
+    monkeypatch.setattr(script, "choose", newest)
+    lines = ["a>=2", "networkx==3.6.1"]
+    assert [(one.name, one.version) for one in script.ask("3.10", lines)] == [("a", "3.4.2"), ("networkx", "3.4.2")]
+    assert [one.version for one in script.ask("3.12", lines)] == ["3.6.1", "3.6.1"]
 
 
 def entries(lock: str) -> list[tuple[Requirement, list[str]]]:
