@@ -9,8 +9,8 @@ WORDS: tuple[tuple[str, ...], ...] = (
     ("action", "rule"),
 )
 WHAT: tuple[tuple[str, ...], ...] = (
-    ("cluster", "gates", "locked", "pins", "release"),
-    ("source", "spec"),
+    ("cluster", "gates", "loads", "locked", "pins", "release"),
+    ("source", "spec", "verdicts"),
     ("taken",),
     ("flags", "launcher", "memory", "variant"),
     ("steps",),
@@ -47,12 +47,12 @@ HOW: tuple[tuple[str, ...], ...] = (
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
     ("index", "preflight", "server", "envelope", "findings"),
-    ("sweep", "choosing", "evaluation", "tables"),
+    ("bench", "sweep", "choosing", "evaluation", "tables"),
     ("tasks", "serving", "page"),
     ("commands", "commands.run"),
     ("commands.affected", "commands.lock", "commands.plan", "commands.render"),
     ("commands.check", "commands.schema", "commands.serve", "commands.stop"),
-    ("commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
+    ("commands.bench", "commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )
 
 ROWS: tuple[tuple[str, ...], ...] = (*WORDS, *WHAT, *HOW, *DOIT)

@@ -19,7 +19,7 @@ from rules import tree
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["begin", "finish", "of"]
+__all__ = ["begin", "finish", "of", "unknown"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -33,12 +33,20 @@ def begin(root: Path, kind: str, variant: str) -> Path:
 def of(space: Workspace, variant: Variant, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of a run that begins now, without figures. Durations are in seconds, sizes in bytes."""
     smoke = space.plan.actions[f"smoke:{variant.name}"]
+    summary = unknown(space, variant.name, kind, settings)
+    keys = {stage: _key(space, f"{stage}:{variant.name}") for stage in ("engine", "build")}
+    versions = {**summary["versions"], **dict(smoke.toolchain)}
+    return {**summary, "axes": axes(space, variant), "keys": keys, "versions": versions}
+
+
+def unknown(space: Workspace, name: str, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of what is none of our variants, such as a server that somebody else runs."""
     return {
         "version": 1,
         "kind": kind,
-        "variant": variant.name,
-        "axes": axes(space, variant),
-        "keys": {stage: _key(space, f"{stage}:{variant.name}") for stage in ("engine", "build")},
+        "variant": name,
+        "axes": None,
+        "keys": {"engine": None, "build": None},
         "url": None,
         "revision": space.executor.revision(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -48,7 +56,7 @@ def of(space: Workspace, variant: Variant, kind: str, settings: Mapping[str, Any
         "cpu": _cpu(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": list(space.executor.gpus().devices),
-        "versions": {"python": platform.python_version(), **dict(smoke.toolchain)},
+        "versions": {"python": platform.python_version()},
         "settings": dict(settings),
         "points": [],
         "gates": [],

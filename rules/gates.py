@@ -6,11 +6,12 @@ that pass is not judged by it. How each figure is defined: docs/measuring.md and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
-__all__ = ["LIMITS", "SCORES", "Limit", "Verdict", "judge"]
+__all__ = ["LIMITS", "SCORES", "Limit", "Regression", "Verdict", "judge", "regressions"]
 
 _TIMES = ("ttft", "ttst", "itl", "icl", "latency")
 _STATISTICS = ("avg", "p50", "p75", "p90", "p95", "p99")
@@ -72,6 +73,53 @@ LIMITS: Mapping[str, Limit] = {
     "log_prob_drop": Limit(best="low", unit="nats/token"),
     "kl_bound": Limit(best="low", unit="nats/token"),
 }
+
+
+_COMPARED = ("ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "latency_p50_ms", "output_tokens_per_s", "requests_per_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """A figure at one load point that is worse than before; `lost` is the part by which, of what it was."""
+
+    figure: str
+    at: str
+    before: float
+    now: float
+    lost: float
+
+    def __str__(self) -> str:
+        unit = f" {LIMITS[self.figure].unit}"
+        was = f"{self.figure} at {self.at} was {self.before:.6g}{unit} and is {self.now:.6g}{unit}"
+        return f"{was}: {100 * self.lost:.1f} % worse"
+
+
+Repeats = Mapping[str, Sequence[float]]  # figure -> its value in each repeat
+
+
+def regressions(now: Mapping[str, Repeats], before: Mapping[str, Repeats], tolerance: float) -> tuple[Regression, ...]:
+    """The figures, by load point, that are worse than before by more than `tolerance` (a part of what they were).
+
+    The spread of repeats is respected: where the best repeat now is no worse than the worst one before, it is noise.
+    """
+    found = []
+    for at, figures in now.items():
+        for name in _COMPARED:
+            mine, theirs = figures.get(name, ()), before.get(at, {}).get(name, ())
+            lost = _lost(name, mine, theirs)
+            if lost > tolerance:
+                found.append(Regression(figure=name, at=at, before=median(theirs), now=median(mine), lost=lost))
+    return tuple(found)
+
+
+def _lost(name: str, now: Sequence[float], before: Sequence[float]) -> float:
+    """The part that was lost; 0 where there is nothing to compare or the repeats overlap."""
+    if not now or not before or not median(before):
+        return 0.0
+    change = (median(now) - median(before)) / median(before)
+    if LIMITS[name].best == "low":
+        return change if min(now) > max(before) else 0.0
+    return -change if max(now) < min(before) else 0.0
 
 
 def judge(gates: Mapping[str, float], figures: Mapping[str, float]) -> tuple[Verdict, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rules.errors import Misconfigured, Problem
 
-__all__ = ["commits", "export", "planned", "revision"]
+__all__ = ["commit", "commits", "export", "file", "planned", "revision"]
 
 _MANY = 50
 
@@ -38,7 +38,7 @@ def commits(root: Path, since: str, until: str) -> list[tuple[str, str, str]]:
 def export(root: Path, rev: str, target: Path) -> None:
     """Writes the files of revision `rev`, as of the folder `root`, below `target`. Raises Misconfigured."""
     try:
-        commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}")
+        commit = _commit(root, rev)
         prefix = _git(root, "rev-parse", "--show-prefix")
         top = _git(root, "rev-parse", "--show-toplevel")  # below it, git would look for the folder in the folder
         command = ["git", "-C", top, "archive", "--format=tar", f"{commit}:{prefix}"]
@@ -47,11 +47,7 @@ def export(root: Path, rev: str, target: Path) -> None:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 archive.extractall(target)  # noqa: S202 - our own repository's files
     except (OSError, subprocess.CalledProcessError, tarfile.TarError) as error:
-        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
-        hint = "name a commit, branch or tag; in CI fetch enough history"
-        raise Misconfigured(
-            Problem(what=f"{rev!r} is not a revision here", facts=(("git", reason),), hint=hint)
-        ) from error
+        raise _no_revision(rev, error) from error
 
 
 def planned(folder: Path, root: Path) -> dict[str, str] | None:
@@ -71,6 +67,32 @@ def planned(folder: Path, root: Path) -> dict[str, str] | None:
         return {str(name): str(identity) for name, identity in json.loads(ran.stdout).items()}
     except (subprocess.SubprocessError, ValueError):
         return None
+
+
+def commit(root: Path, rev: str) -> str:
+    """The commit that `rev` names. Raises Misconfigured."""
+    try:
+        return _commit(root, rev)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise _no_revision(rev, error) from error
+
+
+def file(root: Path, rev: str, path: str) -> str | None:
+    """The text of a file, below the folder `root`, as it is in a revision; None where it is not there."""
+    try:
+        return _git(root, "show", f"{rev}:./{path}")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _commit(root: Path, rev: str) -> str:
+    return _git(root, "rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}")
+
+
+def _no_revision(rev: str, error: Exception) -> Misconfigured:
+    reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+    hint = "name a commit, branch or tag; in CI fetch enough history"
+    return Misconfigured(Problem(what=f"{rev!r} is not a revision here", facts=(("git", reason),), hint=hint))
 
 
 def _git(root: Path, *arguments: str) -> str:

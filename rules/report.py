@@ -18,7 +18,7 @@ from doit.reporter import ConsoleReporter
 
 from rules.runners import local
 
-__all__ = ["Progress", "Reporter", "progress", "wanted"]
+__all__ = ["Progress", "Reporter", "progress", "selected", "wanted"]
 
 _QUIET_SECONDS = 4.0
 _VERBS = {"ran": "made", "local": "from the store", "remote": "from the team's cache", "measured": "measured"}
@@ -106,6 +106,11 @@ _selected: set[str] = set()
 def wanted(name: str) -> bool:
     """Whether the user asked for the action of this name, or for a group with it, rather than for what needs it."""
     return name in _selected
+
+
+def selected() -> frozenset[str]:
+    """The actions that the user asked for, by themselves or by a group's name."""
+    return frozenset(_selected)
 
 
 def _select(tasks: dict[str, Any], names: list[str]) -> None:

@@ -18,6 +18,7 @@ from rules import locked as lockfile
 from rules.cluster import Kubernetes
 from rules.errors import Problem, nearest
 from rules.gates import LIMITS
+from rules.loads import Bench, Slo
 from rules.locked import Locked
 
 __all__ = [
@@ -178,6 +179,7 @@ class Model(_Strict):
     allow_pickle: bool = False
     trust_remote_code: bool = False
     calibration: Calibration | None = None
+    bench: Bench = Bench()
     eval: Eval | None = None
     gates: Annotated[dict[str, Finite], Field(json_schema_extra={"propertyNames": {"enum": [*LIMITS]}})] = {}
     build: dict[str, Any] = {}
@@ -232,6 +234,8 @@ class Spec:
 _TABLES: Mapping[str, type[_Strict]] = {"toolchains": Toolchain, "platforms": Platform, "models": Model}
 _SINGLES: Mapping[str, type[BaseModel]] = {"cache": Cache, "serve": Serve, "k8s": Kubernetes}
 _NESTED: Mapping[str, type[BaseModel]] = {
+    "slo": Slo,
+    "bench": Bench,
     "shapes": Shape,
     "calibration": Calibration,
     "eval": Eval,
@@ -311,7 +315,9 @@ def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
     where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         word = str(detail["loc"][-1])
-        words = next((tuple(_NESTED[str(part)].model_fields) for part in detail["loc"][:-1] if part in _NESTED), known)
+        words = next(
+            (tuple(_NESTED[str(part)].model_fields) for part in reversed(detail["loc"][:-1]) if part in _NESTED), known
+        )
         return Problem(what=f"{where}: unknown key", hint=nearest(word, words))
     facts = () if detail["type"] == "missing" else (("got", repr(detail["input"])[:80]),)
     if detail["type"] not in _WORDING:

@@ -4,13 +4,14 @@
     __all__ = ["DOIT_CONFIG", "task_engines"]
 
 `checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
-stage alone is all of it. `eval:X` measures, each time anew. `doit` alone is `build` of models.toml's `default`.
+stage alone is all of it. `bench:X` and `eval:X` measure, each time anew. `doit` alone is `build` of the `default`.
 """
 
 from __future__ import annotations
 
 import gc
 import inspect
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from rules.artifacts import Artifacts
 from rules.errors import BuildError
 from rules.freshness import Freshness
 from rules.index import DEFAULT
-from rules.report import Reporter, progress, wanted
+from rules.report import Reporter, progress, selected, wanted
 from rules.sweep import Ask, sweep
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ _DOCS = {
     "smoke": "the repository served by the real server, and asked",
     "eval": "its answers to the user's questions, scored: an observation, made anew each time",
     "k8s": "manifests with which a cluster serves the repository",
+    "bench": "the repository served and put under load: an observation, made anew each time",
 }
 
 
@@ -87,6 +89,7 @@ def task_engines() -> Iterator[dict[str, Any]]:
         for stage, names in space.plan.names.items():
             yield from _groups(stage, names)
         yield from _evaluations(space)
+        yield from _benches(space)
         yield {"basename": DEFAULT, "actions": None, "task_dep": list(space.default)}
 
 
@@ -155,6 +158,23 @@ def _evaluations(space: Workspace) -> Iterator[dict[str, Any]]:
     yield from _groups("eval", {group: members for group, members in groups.items() if members})
 
 
+def _benches(space: Workspace) -> Iterator[dict[str, Any]]:
+    """`bench:X` of every variant, and their groups."""
+    yield {"basename": "bench", "name": None, "doc": _DOCS["bench"]}
+    for variant in space.plan.variants:
+        yield {
+            "basename": "bench",
+            "name": variant,
+            "actions": [(put_under_load, [space, variant])],
+            "task_dep": [f"build:{variant}"],
+            "uptodate": [False],
+            "io": {"capture": False},
+            "meta": {"action": f"bench:{variant}"},
+        }
+    for name, members in space.plan.names["build"].items():
+        yield from _groups("bench", {name: tuple(f"bench{member.removeprefix('build')}" for member in members)})
+
+
 def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """`build:` groups stand in `doit list`; those of other stages are found by name, and with --all."""
     for name, members in names.items():
@@ -189,6 +209,26 @@ def observe(space: Workspace, variant: Variant) -> dict[str, Any] | TaskFailed:
     except BuildError as error:
         return TaskFailed(str(error))
     told = [*evaluation.lines(summary), str(summary["folder"].relative_to(space.root))]
+    return {"how": "measured", "seconds": time.monotonic() - began, "summary": "\n".join(told)}
+
+
+def put_under_load(space: Workspace, name: str) -> dict[str, Any] | TaskFailed:
+    """Measures one variant under doit. A broken gate is TaskFailed (exit 1)."""
+    from rules import bench, evaluation
+
+    task, began = f"bench:{name}", time.monotonic()
+    try:
+        with progress.action(task):
+            series = bench.Series(space, tuple(sorted(one for one in selected() if one.startswith("bench:"))))
+            variant, heard = space.plan.variants[name], lambda line: progress.line(task, line)
+            summary = series.measure(variant, bench.Asked(), heard)
+            scored = evaluation.of_run(space, variant, summary, heard)
+        bench.require(summary)
+        if scored:
+            evaluation.require(scored)
+    except BuildError as error:
+        return TaskFailed(str(error))
+    told = [*bench.lines(summary), *(evaluation.lines(scored) if scored else ()), os.path.relpath(summary["folder"])]
     return {"how": "measured", "seconds": time.monotonic() - began, "summary": "\n".join(told)}
 
 

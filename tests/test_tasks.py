@@ -232,6 +232,7 @@ def test_an_unknown_target_is_an_error_without_a_traceback(workspace: Space) -> 
 def test_an_empty_models_toml_has_the_stages_and_nothing_in_them(workspace: Space) -> None:
     workspace.write("models.toml", "")
     assert [line.split()[0] for line in workspace.build("list").splitlines()] == [
+        "bench",
         "build",
         "checkpoint",
         "engine",

@@ -39,7 +39,36 @@ def evaluation_possible(subject: Subject) -> Iterator[Problem]:
         yield Problem(what=what, hint=nearest(asked.reference, subject.entry.precisions))
 
 
-RULES: tuple[Rule[Subject], ...] = (gates_known, evaluation_possible)
+@error("write `bench` with a file that is there, load points that end in one way, and gates at load points there are")
+def load_possible(subject: Subject) -> Iterator[Problem]:
+    """The prompts are there, a load point ends in one way, and gates are judged at load points that there are."""
+    asked, path = subject.entry.bench, f"{subject.path}.bench"
+    file = subject.root / (asked.prompts or "").removeprefix("file:")
+    if asked.prompts and not file.is_file():
+        yield Problem(what=f"{path}.prompts: {file} does not exist", hint="a .jsonl, relative to models.toml")
+    if asked.requests is not None and asked.seconds is not None:
+        yield Problem(what=f"{path}: both requests and seconds", hint="a load point ends after the one or the other")
+    values = {*map(float, asked.concurrency or ()), *asked.request_rate}
+    for value in asked.gate_at if values else ():
+        if value not in values:
+            what = f"{path}.gate_at: there is no load point {value:g}"
+            yield Problem(what=what, hint=nearest(f"{value:g}", [f"{one:g}" for one in sorted(values)]))
+    if "goodput_per_s" in subject.entry.gates and not asked.slo.model_dump(exclude_none=True):
+        what = f"{subject.path}.gates.goodput_per_s: needs limits"
+        yield Problem(what=what, hint="write bench = { slo = { ttft_ms = 400 } }")
+
+
+@error("lower `bench.isl` or `bench.osl`, or leave them out: the shape's are taken")
+def load_within_shapes(subject: Subject) -> Iterator[Problem]:
+    """Made-up prompts and answers are no longer than the engines are built for."""
+    asked = subject.entry.bench
+    for index, shape in enumerate(subject.entry.shapes):
+        if (asked.isl or 0) > shape.isl or (asked.osl or 0) > shape.osl:
+            what = f"{subject.path}.bench: is longer than shapes[{index}]"
+            yield Problem(what=what, facts=(("isl, osl", f"{shape.isl}, {shape.osl}"),), hint="lower isl or osl")
+
+
+RULES: tuple[Rule[Subject], ...] = (gates_known, evaluation_possible, load_possible, load_within_shapes)
 
 
 def _against_reference(gate: str) -> bool:

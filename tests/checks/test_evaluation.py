@@ -43,4 +43,38 @@ EXAMPLES: Examples = {
             "name metrics",
         ),
     ],
+    "load-possible": [
+        Example(
+            {**CPU, "bench": '{ prompts = "file:no.jsonl" }'},
+            {**CPU, "bench": '{ prompts = "file:there/config.json" }'},
+            "models.m.bench.prompts: {root}/no.jsonl does not exist",
+            ".jsonl",
+        ),
+        Example(
+            {**CPU, "bench": "{ requests = 8, seconds = 2.0 }"},
+            {**CPU, "bench": "{ requests = 8 }"},
+            "models.m.bench: both requests and seconds",
+            "after the one or the other",
+        ),
+        Example(
+            {**CPU, "bench": "{ concurrency = [1, 4], gate_at = [8.0] }"},
+            {**CPU, "bench": "{ concurrency = [1, 4], gate_at = [4.0] }"},
+            "models.m.bench.gate_at: there is no load point 8",
+            "1, 4",
+        ),
+        Example(
+            {**CPU, "gates": "{ goodput_per_s = 2.0 }"},
+            {**CPU, "gates": "{ goodput_per_s = 2.0 }", "bench": "{ slo = { ttft_ms = 400 } }"},
+            "models.m.gates.goodput_per_s: needs limits",
+            "slo",
+        ),
+    ],
+    "load-within-shapes": [
+        Example(
+            {**CPU, "bench": "{ isl = 257 }"},
+            {**CPU, "bench": "{ isl = 256, osl = 64 }"},
+            "models.m.bench: is longer than shapes[0]",
+            "lower isl",
+        ),
+    ],
 }

@@ -1,0 +1,315 @@
+"""`bench:X`: a served variant under load. docs/measuring.md.
+
+An observation: nothing is looked up and nothing is cached. The load tool (rules/tools/load/) starts the server once,
+measures every load point and keeps each as soon as it is there; a run that was cut short is gone on with, as long as
+what is measured, how, and with what are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from rules import backend, digest, envelope, findings, tree, verdicts
+from rules.errors import Misconfigured, Problem, StepFailed
+from rules.loads import Bench
+from rules.lock import alone
+from rules.runners import local
+from rules.spec import strict_problems
+from rules.variant import Variant
+from rules.workspace import Workspace
+
+__all__ = ["Asked", "Place", "Series", "compare", "elsewhere", "lines", "measure", "require", "runs"]
+
+Heard = Callable[[str], None]
+_TOOLS = Path(__file__).parent / "tools"
+_TAIL_LINES = 12
+_KEY = "OPENAI_API_KEY"
+_SAME = ("keys", "url", "host", "cpu", "gpus", "versions", "settings")
+_SCHEMES = {"grpc": "grpc", "http": "http", "https": "http"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A server that somebody else started: `grpc://host:port`, or `http(s)://...` with Triton's or OpenAI's API."""
+
+    url: str
+    endpoint: str = ""
+    metrics: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """As the load tool takes it. Raises Misconfigured for another scheme."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in _SCHEMES or not parts.hostname:
+            what = f"{self.url!r} is not a URL that can be measured"
+            raise Misconfigured(Problem(what=what, hint="grpc://HOST:PORT or http(s)://HOST:PORT"))
+        grpc = parts.scheme == "grpc"
+        endpoint = self.endpoint or _SCHEMES[parts.scheme]
+        place = {"grpc": parts.netloc, "http": None} if grpc else {"grpc": None, "http": self.url.rstrip("/")}
+        return {**place, "endpoint": endpoint, "metrics": self.metrics}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What differs from the entry's `bench` table, where a server is that is not ours, and its tokenizer's folder."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    place: Place | None = None
+    tokenizer: Path | None = None
+
+
+def measure(space: Workspace, variant: Variant, asked: Asked, heard: Heard) -> dict[str, Any]:
+    """Measures every load point and judges: the summary, with the run's own `folder`. Raises StepFailed, Misconfigured.
+
+    The variant's repository is built already, unless the server is somebody else's.
+    """
+    identity = _identity(space, variant, asked)
+    serve = None if asked.place else _serve(space, variant)
+    summary = _run(space, {"settings": identity["settings"], "identity": identity, "serve": serve}, heard)
+    return _gated(space, variant, asked, summary)
+
+
+class Series:
+    """Several variants measured one after the other. One that was cut short is gone on with: what `names` has measured
+    since it began is not measured again, as long as nothing that counts has changed.
+    """
+
+    def __init__(self, space: Workspace, names: Sequence[str]) -> None:
+        self._space, self._names = space, list(names)
+        self._path = space.executor.artifacts.root / "bench" / "series.json"
+
+    def measure(self, variant: Variant, asked: Asked, heard: Heard) -> dict[str, Any]:
+        """As `measure`, or what is there already."""
+        with alone(self._path.with_suffix(".lock"), f"bench:{variant.name}", heard):
+            done = self._done()
+            summary = self._again(done.get(variant.name), variant, asked)
+            if summary is None:
+                summary = measure(self._space, variant, asked, heard)
+            done[variant.name] = summary["folder"]
+            left = {name.partition(":")[2] for name in self._names} - set(done)
+            tree.write(self._path, json.dumps({"names": self._names, "done": done} if left else {}) + "\n")
+        return summary
+
+    def _done(self) -> dict[str, str]:
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return dict(kept["done"]) if kept.get("names") == self._names else {}
+
+    def _again(self, folder: str | None, variant: Variant, asked: Asked) -> dict[str, Any] | None:
+        """The run in `folder`, judged as of now, if it says what a new one would."""
+        mine = runs(self._space, variant.name) if folder else []
+        found = next((run for run in mine if run.folder == Path(str(folder))), None)
+        if found is None or not found.summary["finished"]:
+            return None
+        identity = _identity(self._space, variant, asked)
+        if any(found.summary.get(name) != identity.get(name) for name in _SAME):
+            return None
+        return _gated(self._space, variant, asked, {**found.summary, "folder": str(found.folder)})
+
+
+def elsewhere(space: Workspace, asked: Asked, heard: Heard) -> dict[str, Any]:
+    """Measures a server that is none of our variants, as `measure` does."""
+    assert asked.place, "BUG: elsewhere is at a URL"
+    table = _changed(Bench(), asked.changes, "--")
+    if table.isl is None or table.osl is None:
+        raise Misconfigured(Problem(what="how long are prompts and answers?", hint="--isl N --osl N"))
+    settings = _common(table, table.isl, table.osl, table.stream is not False) | asked.place.settings()
+    settings["tokenizer"] = str(asked.tokenizer.absolute()) if asked.tokenizer else None
+    parts = urlsplit(asked.place.url)
+    name = f"url_{parts.hostname}_{parts.port or 80}_{table.model.replace('/', '_')}"
+    identity = envelope.unknown(space, name, "bench", settings) | {"url": asked.place.url}
+    identity["versions"]["client"] = _client()
+    return _judged(_run(space, {"settings": settings, "identity": identity, "serve": None}, heard), [])
+
+
+def compare(summary: dict[str, Any], before: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
+    """The summary with its verdicts against the baseline `before` added."""
+    return _judged(summary, [*summary["gates"], *verdicts.against(summary, before, tolerance)])
+
+
+def require(summary: Mapping[str, Any]) -> None:
+    """Raises StepFailed with a line per gate that does not hold, and when no request at all was answered."""
+    wrong = [gate["text"] for gate in summary["gates"] if not gate["holds"]]
+    facts = (*(("", line) for line in wrong), ("run", str(summary["folder"])))
+    if wrong:
+        what = f"bench:{summary['variant']} breaks {len(wrong)} of {len(summary['gates'])} gates"
+        raise StepFailed(Problem(what=what, facts=facts))
+    silent = [point for point in summary["points"] if not point["counts"]["ok"]]
+    if silent:
+        kinds = tuple((kind, str(count)) for kind, count in silent[0]["errors"].items())
+        what = f"bench:{summary['variant']}: no request was answered at {verdicts.point_name(silent[0])}"
+        raise StepFailed(Problem(what=what, facts=(*kinds, *facts)))
+
+
+def runs(space: Workspace, variant: str) -> list[findings.Run]:
+    """The runs of a variant, oldest first."""
+    found = findings.load(space.executor.artifacts.root.absolute())
+    return [run for run in found.bench if run.variant == variant]
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """The figures for a person: a line per load point, then one per gate."""
+    return [*map(_line, summary["points"]), *(gate["text"] for gate in summary["gates"])]
+
+
+def _line(point: Mapping[str, Any]) -> str:
+    found, counts = point["figures"], point["counts"]
+    wanted = (
+        ("output_tokens_per_s", "{:.1f} output tokens/s"),
+        ("input_tokens_per_s", "{:.1f} input tokens/s"),
+        ("requests_per_s", "{:.2f} requests/s"),
+        ("goodput_per_s", "goodput {:.2f}/s"),
+        ("ttft_p50_ms", "TTFT p50 {:.1f} ms"),
+        ("ttft_p99_ms", "p99 {:.1f} ms"),
+        ("itl_p50_ms", "ITL p50 {:.2f} ms"),
+    )
+    figures = [text.format(found[name]) for name, text in wanted if name in found]
+    failed = [f"{counts['errors']} of {counts['requests']} failed"] if counts["errors"] else []
+    again = f" ({point['repeat']})" if point["repeat"] > 1 else ""
+    return f"{verdicts.point_name(point)}{again}: {', '.join((*figures, *failed))}{' (partial)' * point['partial']}"
+
+
+def _identity(space: Workspace, variant: Variant, asked: Asked) -> dict[str, Any]:
+    settings = _settings(space, variant, _table(variant, asked)) | (asked.place.settings() if asked.place else {})
+    if asked.tokenizer:
+        settings["tokenizer"] = str(asked.tokenizer.absolute())
+    identity = envelope.of(space, variant, "bench", settings) | {"url": asked.place.url if asked.place else None}
+    identity["versions"]["client"] = _client()
+    return identity
+
+
+def _table(variant: Variant, asked: Asked) -> Bench:
+    return _changed(variant.entry.bench, asked.changes, f"models.{variant.model}.bench")
+
+
+def _gated(space: Workspace, variant: Variant, asked: Asked, summary: dict[str, Any]) -> dict[str, Any]:
+    table = _table(variant, asked)
+    gates = verdicts.gated(summary, variant.entry.gates, table.gate_at)
+    if table.baseline:
+        gates += _committed(space.root / table.baseline.removeprefix("file:"), summary, table.tolerance)
+    return _judged(summary, gates)
+
+
+def _changed(table: Bench, changes: Mapping[str, Any], path: str) -> Bench:
+    """The table with what was typed instead. Raises Misconfigured."""
+    try:
+        return Bench.model_validate({**table.model_dump(exclude_unset=True), **changes})
+    except ValidationError as error:
+        raise Misconfigured(strict_problems(path, error, tuple(Bench.model_fields))) from error
+
+
+def _settings(space: Workspace, variant: Variant, table: Bench) -> dict[str, Any]:
+    """The table in effect, with every default written out."""
+    shape = variant.shape
+    stream = bool(variant.entry.serving.get("streaming", True)) if table.stream is None else table.stream
+    settings = _common(table, table.isl or shape.isl, table.osl or shape.osl, stream)
+    if settings["prompts"]:
+        settings["prompts"] = str(space.root / settings["prompts"])
+    if table.concurrency is None and not table.request_rate:
+        settings["concurrency"] = sorted({1, shape.batch})
+    tokenizer = space.executor.artifacts.folder(f"build:{variant.name}") / "preprocessing/1/tokenizer"
+    known = (tokenizer / "tokenizer.json").is_file()
+    limits = {"isl_max": shape.isl, "osl_max": shape.osl, "tokenizer": str(tokenizer.absolute()) if known else None}
+    return settings | limits
+
+
+def _common(table: Bench, isl: int, osl: int, stream: bool) -> dict[str, Any]:  # noqa: FBT001 - a value, not a switch
+    fixed = table.prompts is None if table.fixed is None else table.fixed
+    given = table.model_dump(exclude={"baseline", "tolerance", "gate_at"}) | {"isl": isl, "osl": osl, "stream": stream}
+    given |= {"fixed": fixed, "prompts": (table.prompts or "").removeprefix("file:") or None}
+    given |= {"concurrency": table.concurrency or ([] if table.request_rate else [1])}
+    given |= {"slo": table.slo.model_dump(exclude_none=True), "isl_max": None, "osl_max": None, "tokenizer": None}
+    return given | {"grpc": None, "http": None, "metrics": ""}
+
+
+def _serve(space: Workspace, variant: Variant) -> dict[str, Any]:
+    """What the load tool starts. Raises StepFailed where that is not ours to start."""
+    family = space.plan.spec.toolchains[variant.toolchain].backend
+    if backend.find(family).device != "cpu":
+        hint = f"doit serve {variant.name}, then doit bench {variant.name} --url grpc://HOST:PORT"
+        raise StepFailed(Problem(what=f"{variant.name} is served on GPUs, which bench does not start", hint=hint))
+    folder = space.executor.artifacts.folder(f"build:{variant.name}").absolute()
+    return {"program": str(_TOOLS / "serve.py"), "repositories": {variant.name: str(folder)}}
+
+
+def _run(space: Workspace, asked: dict[str, Any], heard: Heard) -> dict[str, Any]:
+    """Runs the load tool on a new run, or on the one that was cut short, alone among benches."""
+    artifacts = space.executor.artifacts.root
+    name = asked["identity"]["variant"]
+    with alone(artifacts / "locks" / "bench", f"bench:{name}", heard):
+        folder = (_unfinished(space, asked) or envelope.begin(artifacts, "bench", name)).absolute()
+        tree.write(folder / "run.json", json.dumps(asked, indent=1) + "\n")
+        failure = _load(name, folder, artifacts, heard)
+    if failure:
+        raise StepFailed(failure)
+    return {**json.loads((folder / "summary.json").read_text(encoding="utf-8")), "folder": str(folder)}
+
+
+def _load(name: str, folder: Path, artifacts: Path, heard: Heard) -> Problem | None:
+    """The tool in a process of its own; what it printed last, when it fails."""
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def line(text: str) -> None:
+        tail.append(text)
+        heard(text)
+
+    scratch = artifacts.absolute() / "work" / f"bench-{os.getpid()}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    secret = {_KEY: os.environ[_KEY]} if _KEY in os.environ else {}
+    argv = [local.python(), "-I", str(_TOOLS / "load"), f"--run={folder}"]
+    try:
+        code = local.run(local.Command(argv=argv, env=secret, log=folder / "load.log", scratch=scratch), line)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if not code:
+        return None
+    facts = (("run", str(folder)), *(("", said) for said in tail))
+    return Problem(
+        what=f"bench:{name} failed with exit code {code}",
+        facts=facts,
+        hint="what was measured is kept; run it again to go on",
+    )
+
+
+def _unfinished(space: Workspace, asked: Mapping[str, Any]) -> Path | None:
+    """The folder of the newest run, if it was cut short and measured the same thing in the same way."""
+    run = next(reversed(runs(space, asked["identity"]["variant"])), None)
+    if run is None or run.summary.get("finished", True):
+        return None
+    return run.folder if all(run.summary.get(name) == asked["identity"].get(name) for name in _SAME) else None
+
+
+def _client() -> str:
+    """The load tool's own version: the digest of its files."""
+    files = sorted((_TOOLS / "load").glob("*.py"))
+    return digest.of_text("\n".join(f"{path.name} {digest.of_file(path)}" for path in files))[:16]
+
+
+def _committed(folder: Path, summary: Mapping[str, Any], tolerance: float) -> list[dict[str, Any]]:
+    path = folder / f"{summary['variant']}.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return verdicts.against(summary, before, tolerance)
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise StepFailed(Problem(what=f"{path} is not a baseline", facts=(("reason", repr(error)),))) from error
+
+
+def _judged(summary: dict[str, Any], gates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Keeps the verdicts in the run's summary.json."""
+    found = {**summary, "gates": list(gates)}
+    kept = {name: value for name, value in found.items() if name != "folder"}
+    tree.write(Path(found["folder"]) / "summary.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    return found

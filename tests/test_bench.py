@@ -1,0 +1,125 @@
+"""`bench:X` as a task: real doit, the real load tool, and a server without a model in serve.py's place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes import PROJECT
+from tests.space import HEAD, Space
+
+NAME = "m_int8_wo_isl256_osl64_bs8"
+SERVE = '''"""serve.py's part, played by benchmarks/stub.py."""
+import json, signal, subprocess, sys
+from pathlib import Path
+given = dict(word[2:].split("=", 1) for word in sys.argv[1:])
+with open(Path(__file__).parent / "starts", "a") as file:
+    file.write("start\\n")
+argv, pipe = [sys.executable, {stub!r}, "--gap", "20"], subprocess.PIPE
+stub = subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True)
+signal.signal(signal.SIGTERM, lambda *_: (stub.kill(), sys.exit(0)))
+ports = json.loads(stub.stdout.readline())
+state = {{"host": "127.0.0.1", "http_port": ports["http"], "grpc_port": ports["grpc"], "metrics_port": ports["http"]}}
+Path(given["state"]).write_text(json.dumps(state))
+print("tritonserver: ready", flush=True)
+signal.pause()
+'''
+MODEL = """
+[models.m]
+source = "tiny:qwen2"
+toolchain = "cpu"
+precisions = [{precisions}]
+shapes = [{{ batch = 8, isl = 256, osl = 64 }}]
+bench = {{ prompts = "file:p.jsonl", osl = 2, concurrency = [1, 2], requests = 6, warmup = 0, counting = "server" }}
+gates = {{ {gates} }}
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path, own_site: Path) -> Iterator[Space]:
+    """One variant that can be measured in a second."""
+    (own_site / "rules/tools/serve.py").write_text(SERVE.format(stub=str(PROJECT / "benchmarks" / "stub.py")))
+    made = Space(tmp_path / "space", own_site)
+    made.write("p.jsonl", '{"text": "What do bees make?", "expected": "honey"}\n')
+    _model(made)
+    yield made
+    shutil.rmtree(made.root, ignore_errors=True)
+
+
+def _model(space: Space, gates: str = "", precisions: str = '"int8_wo"') -> None:
+    space.write("models.toml", HEAD + MODEL.format(gates=gates, precisions=precisions))
+
+
+def _summaries(space: Space, name: str = NAME) -> list[dict[str, Any]]:
+    folder = space.root / "artifacts/bench" / name
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/summary.json"))]
+
+
+def _starts(space: Space) -> int:
+    return (space.site / "rules/tools/starts").read_text().count("start")
+
+
+def test_every_load_point_is_measured_by_one_server_and_each_run_is_kept(space: Space) -> None:
+    out = space.build(f"bench:{NAME}")
+    assert "concurrency 1: " in out
+    assert "concurrency 2: " in out
+    assert f"bench:{NAME}  measured in" in out
+    assert _starts(space) == 1
+    space.build(f"bench:{NAME}")
+    first, second = _summaries(space)
+    assert first["started"] <= second["started"]
+    assert [point["counts"]["ok"] for point in second["points"]] == [6, 6]
+    keys = {stage: space.record(f"{stage}:{NAME}")["key"] for stage in ("engine", "build")}
+    assert first["keys"] == keys
+    assert (first["finished"], first["axes"]["precision"], first["versions"]["client"] != "") == (True, "int8_wo", True)
+    assert first["prompts"] | {"digest": ""} == {
+        "source": f"file:{space.root}/p.jsonl", "digest": "", "count": 1, "expected": True,
+    }  # fmt: skip
+
+
+def test_a_broken_gate_is_red_with_a_line_and_the_run_is_kept(space: Space) -> None:
+    _model(space, "ttft_p50_ms = 0.001, error_rate = 0.0, requests_per_s = 1e6")
+    result = space.run(f"bench:{NAME}")
+    assert result.rc == 1
+    assert f"bench:{NAME} breaks 2 of 3 gates" in result.out
+    assert "must be at most 0.001 ms (concurrency" in result.out
+    assert "must be at least 1e+06 1/s (concurrency" in result.out
+    assert [gate["holds"] for gate in _summaries(space)[0]["gates"]] == [False, True, False]
+
+
+def test_a_run_that_was_cut_short_is_gone_on_with(space: Space) -> None:
+    space.build(f"bench:{NAME}")
+    path = next((space.root / "artifacts/bench" / NAME).glob("*/summary.json"))
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, "finished": False, "points": whole["points"][:1]}))
+    space.build(f"bench:{NAME}")
+    (again,) = _summaries(space)
+    assert again["finished"]
+    assert again["points"][0] == whole["points"][0]
+    assert again["points"][1]["started"] >= whole["points"][1]["started"]
+
+
+def test_a_series_goes_on_where_it_stopped(space: Space) -> None:
+    _model(space, precisions='"fp32", "int8_wo"')
+    space.write("control/openvino_quantize.py", "raise SystemExit(1)")
+    first = space.run("--continue", "bench:m")
+    assert first.rc != 0
+    assert (len(_summaries(space)), len(_summaries(space, NAME.replace("int8_wo", "fp32")))) == (0, 1)
+    (space.root / "control/openvino_quantize.py").unlink()
+    space.build("bench:m")
+    assert (len(_summaries(space)), len(_summaries(space, NAME.replace("int8_wo", "fp32")))) == (1, 1)
+    space.build("bench:m")  # it was whole: this is a new one
+    assert (len(_summaries(space)), len(_summaries(space, NAME.replace("int8_wo", "fp32")))) == (2, 2)
+
+
+def test_a_server_that_does_not_start_is_told_with_its_last_words(space: Space) -> None:
+    (space.site / "rules/tools/serve.py").write_text("raise SystemExit('error: no port is free')")
+    result = space.run(f"bench:{NAME}")
+    assert result.rc == 1
+    assert "no port is free" in result.out
+    assert "Traceback" not in result.out + result.err
