@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rules import digest
-from rules.action import Action, Files, Local, Output, key
+from rules.action import Action, Files, Local, Output, Pinned, key
 from rules.artifacts import Unknown
 from rules.errors import StepFailed
 from tests.lab import Lab
@@ -286,3 +288,33 @@ def test_a_failed_observation_leaves_nothing_in_its_place(lab: Lab) -> None:
     with pytest.raises(StepFailed, match="failed with exit code 3"):
         lab.executor.observe(action, lab.heard.append, lab.root / "seen")
     assert not (lab.root / "seen").exists()
+
+
+PINNED = Pinned(place="hf:o/n@1", members=(("a", 3, "ab" * 32),))
+
+
+def test_a_digest_that_the_command_computed_while_it_wrote_is_not_computed_again(lab: Lab) -> None:
+    """Shown by one that is not true: this is for tools of ours alone, whose command line asks for it."""
+    tell = "(out / 'a').write_text('one'); open(sys.argv[2], 'w').write('{\"a\": \"' + 'cd' * 32 + '\"}')"
+    action = lab.action("s:a", tell)
+    lab.graph["s:a"] = action = replace(action, argv=(*action.argv, "{digests}"))
+    lab.made(action)
+    assert [entry.digest for entry in lab.executor.artifacts.receipt("s:a").entries] == ["cd" * 32]
+
+
+def test_a_downloader_is_told_what_is_pinned_and_what_is_here_already(lab: Lab) -> None:
+    take = "(out / 'a').write_text('one'); print(places[0].read_text().replace(chr(10), ' '))"
+    lab.made(lab.action("s:a", take, ("files", PINNED)))
+    assert json.loads(lab.heard[-1]) == {"place": PINNED.place, "files": [["a", 3, "ab" * 32]], "here": {}}
+    lab.made(lab.action("s:b", take + "; 'again'", ("files", PINNED)))
+    (blob,) = lab.store.digests()
+    assert json.loads(lab.heard[-1])["here"] == {"ab" * 32: [str(lab.store.blob(blob).absolute()), blob]}
+
+
+def test_what_is_not_pinned_has_no_key_and_is_refused_before_anything_runs(lab: Lab) -> None:
+    action = lab.action("source:m", "(out / 'a').touch()", ("files", replace(PINNED, members=())))
+    with pytest.raises(Unknown):
+        lab.executor.manifest(action)
+    with pytest.raises(StepFailed, match=r"hf:o/n@1 is not in models.lock\n    hint: doit lock m"):
+        lab.made(action)
+    assert lab.ran() == []

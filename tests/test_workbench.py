@@ -206,3 +206,18 @@ def test_the_logs_that_a_failed_command_left_are_kept_and_named(lab: Lab) -> Non
     kept = lab.file("logs/s/a.server.log")
     assert kept.read_text() == "why"
     assert str(kept) in text
+
+
+def test_a_variable_that_an_action_names_is_passed_as_the_user_has_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("AWS_REGION", "here")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    dump = "import json; (out / 'env').write_text(json.dumps(dict(os.environ)))"
+    lab.made(lab.action("s:a", dump, passes=("AWS_*", "HF_HUB_OFFLINE", "NOT_SET")))
+    seen = json.loads(lab.files("s:a")["env"])
+    assert seen["AWS_REGION"] == "here"
+    assert not {"HF_TOKEN", "NOT_SET", "HF_HUB_OFFLINE"} & set(seen), (
+        "what the user has not set is not set by us either"
+    )
