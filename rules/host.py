@@ -37,7 +37,8 @@ class Needs:
     """What the actions that would run need. `sms` are compute capabilities x 10, `memory` is of one command.
 
     `workers` commands of `worker` bytes each may run at once. `ranks` of a server start here, outside a container, and
-    `serve` says that it takes the usual ports.
+    `serve` says that it takes the usual ports. `unpinned` are (model, source) that models.lock does not have, `gated`
+    the sources on Hugging Face's hub that have to be downloaded and want to know who asks.
     """
 
     runners: frozenset[str] = frozenset()
@@ -51,11 +52,15 @@ class Needs:
     embedded: bool = False
     ranks: int = 0
     serve: bool = False
+    unpinned: tuple[tuple[str, str], ...] = ()
+    gated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What there is. `devices` are the GPUs that may be used, `cards` what the driver says of them."""
+    """What there is. `devices` are the GPUs that may be used, `cards` what the driver says of them; `token` says that
+    there is one of Hugging Face's hub.
+    """
 
     arch: str
     memory: int
@@ -67,6 +72,7 @@ class Machine:
     driver: str = ""
     programs: frozenset[str] = frozenset()
     taken: tuple[int, ...] = ()
+    token: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ def look(folder: Path) -> Machine:
         driver=gpu.driver(),
         programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
         taken=tuple(port for port in PORTS if _taken(port)),
+        token=bool(os.environ.get("HF_TOKEN")) or _token_file().is_file(),
     )
 
 
@@ -247,6 +254,22 @@ def mpi_installed(visit: Visit) -> Iterator[Problem]:
         yield Problem(what="mpirun is not installed here", hint='install OpenMPI, or write runner = "docker"')
 
 
+@error("`doit lock`, and models.lock into git", "huggingface_hub#1903", "huggingface_hub#3007", estimate=True)
+def sources_pinned(visit: Visit) -> Iterator[Problem]:
+    """What is on a hub or in a bucket is built as models.lock has it, so that two machines build the same."""
+    for model, place in visit.needs.unpinned:
+        yield Problem(what=f"{place} is not in models.lock", hint=f"doit lock {model}")
+
+
+@error("set HF_TOKEN to a token of an account with access", "TRT-LLM#2357", estimate=True)
+def gated_models_readable(visit: Visit) -> Iterator[Problem]:
+    """A gated model is downloaded with a token; without one the build would end there, however late that is."""
+    if not visit.machine.token:
+        hint = "ask for access on the model's page, then set HF_TOKEN to a token of that account"
+        for place in visit.needs.gated:
+            yield Problem(what=f"{place} is gated, and HF_TOKEN is not set", hint=hint)
+
+
 RULES: tuple[Rule[Visit], ...] = (
     architecture_served,
     runner_installed,
@@ -262,7 +285,15 @@ RULES: tuple[Rule[Visit], ...] = (
     shm_regions_left,
     ports_free,
     mpi_installed,
+    sources_pinned,
+    gated_models_readable,
 )
+
+
+def _token_file() -> Path:
+    """Where `hf auth login` writes it: huggingface.co/docs/huggingface_hub/package_reference/environment_variables."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
 
 
 def _taken(port: int) -> bool:

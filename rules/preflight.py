@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from rules import backend, check, host, memory, source
-from rules.action import Action
+from rules import backend, check, host, memory, pinned, source
+from rules.action import Action, Pinned
 from rules.errors import Problem
 from rules.host import Needs, Visit
 from rules.memory import GIB, Cut
@@ -86,7 +86,21 @@ def needs(space: Workspace, names: Iterable[str], *, serve: bool = False) -> Nee
         ranks=max((max(1, one.gpus) for one in actions if one.stage == "smoke" and one.runner == "local"), default=0),
         embedded=any(one.device == "cpu" for one in made),
         serve=serve,
+        unpinned=tuple((one.name.partition(":")[2], place) for one in actions for place in pinned.loose(one)),
+        gated=_gated(space, actions),
     )
+
+
+def _gated(space: Workspace, actions: Iterable[Action]) -> tuple[str, ...]:
+    """The gated sources among them that no cache has."""
+    fetched = {one.name for one in actions if any(isinstance(it, Pinned) and it.members for _, it in one.inputs)}
+    found: dict[str, None] = {}
+    for model, entry in space.plan.spec.models.items():
+        where, name = source.parse(entry.source), f"source:{model}"
+        held = None if isinstance(where, Problem) else space.plan.spec.locked.get(where.name)
+        if held and held.gated and name in fetched and not space.executor.cached(space.plan.actions[name]):
+            found[entry.source] = None
+    return tuple(found)
 
 
 def _made(space: Workspace, actions: Iterable[Action]) -> Iterator[Made]:

@@ -18,6 +18,7 @@ REPOSITORIES = {
     "AIC": "ai-dynamo/aiconfigurator",
     "TRT-LLM": "NVIDIA/TensorRT-LLM",
     "backend": "triton-inference-server/tensorrtllm_backend",
+    "huggingface_hub": "huggingface/huggingface_hub",
     "llama_index": "run-llama/llama_index",
     "server": "triton-inference-server/server",
     "transformers": "huggingface/transformers",

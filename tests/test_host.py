@@ -25,6 +25,7 @@ MACHINE = Machine(
     cards=(CARD, replace(CARD, device="1")),
     driver="550.54.15",
     programs=frozenset({"docker", "mpirun"}),
+    token=True,
 )
 NEEDS = Needs(
     runners=frozenset({"local", "docker"}),
@@ -38,6 +39,7 @@ NEEDS = Needs(
     embedded=True,
     ranks=2,
     serve=True,
+    gated=("hf:o/n",),
 )
 # rule -> what is needed or there instead, and what is said
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -54,6 +56,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "shm-large-enough": ({"shm": 64 << 20}, "/dev/shm is too small\n    needed  2.0 GiB\n    free    0.1 GiB"),
     "shm-regions-left": ({"regions": 3}, "/dev/shm has 3 regions"),
     "ports-free": ({"taken": (8000, 8002)}, "ports in use: 8000, 8002"),
+    "sources-pinned": (
+        {"unpinned": (("m", "hf:o/n@main"),)},
+        "hf:o/n@main is not in models.lock\n    hint: doit lock m",
+    ),
+    "gated-models-readable": ({"token": False}, "hf:o/n is gated, and HF_TOKEN is not set"),
     "mpi-installed": ({"programs": frozenset({"docker"})}, "mpirun is not installed here"),
 }
 
@@ -65,7 +72,7 @@ def visit(changed: dict[str, Any]) -> Visit:
     return Visit(needs=replace(NEEDS, **needs), machine=replace(MACHINE, **machine))
 
 
-_NEEDS = {"disk_needed", "gpu_memory", "gpus", "memory", "runners", "sms", "worker", "workers"}
+_NEEDS = {"disk_needed", "gpu_memory", "gpus", "memory", "runners", "sms", "unpinned", "worker", "workers"}
 
 
 def told(of: Visit) -> dict[str, str]:

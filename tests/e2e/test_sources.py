@@ -69,9 +69,10 @@ def test_an_unlocked_source_can_be_planned_and_building_it_says_lock(space: Spac
     assert (source["status"], source["key"]) == ("blocked", None)
     assert source["reasons"] == ["waits for hf:o/n@main in models.lock (doit lock)"]
     assert {it["status"] for it in others} == {"blocked"}
-    result = _doit(space, hub, "build:a", rc=1)
-    assert "hf:o/n@main is not in models.lock" in result.out + result.err
-    assert "hint: doit lock a" in result.out + result.err
+    for rc, option in ((3, ()), (1, ("--no-check",))):
+        result = _doit(space, hub, "build:a", *option, rc=rc)
+        assert "hf:o/n@main is not in models.lock" in result.out + result.err
+        assert "hint: doit lock a" in result.out + result.err
     assert not hub.requests
 
 
@@ -172,6 +173,7 @@ def test_a_token_reaches_the_hub_and_nothing_that_is_kept_or_shown(space: Space,
     hub.repositories["o/n"].gated = True
     results = [_doit(space, hub, "lock", HF_TOKEN=TOKEN)]
     results.append(_doit(space, hub, "plan", "--json", "build:a", HF_TOKEN=TOKEN))
+    assert "hf:o/n is gated, and HF_TOKEN is not set" in _doit(space, hub, "build:a", rc=3).err
     hub.repositories["o/n"].readers = ()
     results.append(_doit(space, hub, "build:a", rc=1, HF_TOKEN=TOKEN))
     assert "is gated, and we may not read it" in results[-1].out + results[-1].err
