@@ -162,6 +162,7 @@ def _asking(space: Workspace, variant: Variant, asked: Eval, url: str = "") -> A
             toolchain=smoke.toolchain,
             platform=smoke.platform,
             runner=smoke.runner,
+            passes=smoke.passes,
             gpus=smoke.gpus,
             sharing="never",
         )

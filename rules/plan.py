@@ -151,6 +151,7 @@ def _where_its_engine_runs(smoke: Action, engine: Action, variant: Variant) -> A
         toolchain=engine.toolchain,
         platform=engine.platform,
         runner=engine.runner,
+        passes=engine.passes,
         gpus=variant.parallelism.world_size,
         sharing="local",
     )

@@ -100,6 +100,7 @@ def upstream(point: Point, release: Release, wanted: Intent, toolchain: tuple[tu
         toolchain=toolchain,
         platform=f"sm{wanted.sm}" if calibrated else steps.PLATFORM,
         runner=point.toolchain.runner,
+        passes=steps.INSTALLED,
         gpus=max(1, _gpus(point)) if calibrated else 0,
     )
     return _verified(made, point, wanted)

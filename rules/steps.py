@@ -50,6 +50,8 @@ LOGINS = (
     *("MODELSCOPE_API_TOKEN", "MODELSCOPE_ENDPOINT", "AWS_*", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
+# Where an image has its programs and libraries, for what runs inside it with runner = "local".
+INSTALLED = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "OPAL_PREFIX")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,7 @@ def engine(variant: Variant, point: Point, made_from: str, options: Options) -> 
         toolchain=_toolchain(point.toolchain),
         platform=f"sm{wanted.sm}",
         runner=point.toolchain.runner,
+        passes=steps.INSTALLED,
         warm=f"trtllm-{release.version}-sm{wanted.sm}" if timed else "",
         gpus=min(workers, point.platform.gpus if point.platform else workers),
     )

@@ -141,6 +141,13 @@ def test_the_smoke_test_runs_where_its_engine_does_and_is_not_shared(tmp_path: P
     assert json.loads(dict(smoke.env)["ENGINES_SERVER"]).count("-n") == 8
 
 
+def test_inside_an_image_its_own_programs_and_libraries_are_found(tmp_path: Path) -> None:
+    """trtllm-build loads TensorRT from LD_LIBRARY_PATH, and an image's python3 is not that of our environment."""
+    plan = planned(toml(build='{ quantizer = "upstream" }'), tmp_path)
+    for stage in ("checkpoint", "engine", "smoke"):
+        assert {"PATH", "LD_LIBRARY_PATH"} <= set(_one(plan, stage).passes), stage
+
+
 @pytest.mark.parametrize("version", versions())
 def test_a_repository_is_the_contract_of_its_release_filled_in(version: str, tmp_path: Path) -> None:
     """As protobufs, all of every config: tensors with their order, shapes and options, parameters, steps, batching."""
