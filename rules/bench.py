@@ -34,6 +34,7 @@ Heard = Callable[[str], None]
 _TOOLS = Path(__file__).parent / "tools"
 _TAIL_LINES = 12
 _KEY = "OPENAI_API_KEY"
+_BUSY = 0.8  # of a core per client process, from where on its figures may be its own
 _SAME = ("keys", "url", "host", "cpu", "gpus", "versions", "settings")
 _SCHEMES = {"grpc": "grpc", "http": "http", "https": "http"}
 
@@ -176,8 +177,11 @@ def _line(point: Mapping[str, Any]) -> str:
     )
     figures = [text.format(found[name]) for name, text in wanted if name in found]
     failed = [f"{counts['errors']} of {counts['requests']} failed"] if counts["errors"] else []
+    busy = ["the client itself was busy: raise processes"] if point["client"].get("busy", 0) > _BUSY else []
     again = f" ({point['repeat']})" if point["repeat"] > 1 else ""
-    return f"{verdicts.point_name(point)}{again}: {', '.join((*figures, *failed))}{' (partial)' * point['partial']}"
+    return (
+        f"{verdicts.point_name(point)}{again}: {', '.join((*figures, *failed, *busy))}{' (partial)' * point['partial']}"
+    )
 
 
 def _identity(space: Workspace, variant: Variant, asked: Asked) -> dict[str, Any]:

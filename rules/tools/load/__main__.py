@@ -37,7 +37,6 @@ from watch import Watch
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 KEY = "OPENAI_API_KEY"
-BUSY = 0.8  # of a core, from where on a worker may have been the limit
 
 Json = dict[str, Any]
 
@@ -227,10 +226,6 @@ class Bench:
         processes = self.settings["processes"]
         busy = done.cpu_seconds / seconds / processes if seconds else 0.0
         late = lag(done.sent)
-        if busy > BUSY:
-            print(
-                f"warning: the client used {100 * busy:.0f} % of its cores: raise processes, or its figures are its own"
-            )
         return {"cpu_seconds": round(done.cpu_seconds, 3), "processes": processes, "busy": round(busy, 3), **late}
 
     def _keep(self, point: Json, answers: Sequence[Answer], load: Load, wall: int) -> None:
