@@ -8,7 +8,7 @@ from typing import Any
 
 from doit.exceptions import InvalidCommand
 
-from rules import findings, git, memory, page, picture, source, tables
+from rules import backend, findings, git, memory, page, picture, source, tables
 from rules.commands import EngineCommand
 from rules.commands.plan import closure
 from rules.errors import BuildError, Misconfigured, Problem, nearest
@@ -122,12 +122,15 @@ def _budget(space: Workspace, name: str) -> dict[str, int]:
     dims = source.dims(where, space.root, space.plan.spec.locked) if isinstance(where, Source) else None
     if variant is None or not isinstance(dims, Dims) or not memory.parameters(dims):
         return {}
-    shape, width = variant.shape, 4 if variant.precision == "fp32" else 2
-    cut = memory.Cut(precision=variant.precision, parallelism=variant.parallelism, width=width)
+    if not memory.known(variant.precision):  # the formulas cannot tell
+        return {}
+    shape, cut = variant.shape, memory.Cut(precision=variant.precision, parallelism=variant.parallelism)
+    cpu = backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device == "cpu"
+    cached = 1 if variant.entry.build.get("kv_cache_dtype", "auto") != "auto" else 2
     tokens = min(shape.batch * shape.isl, MAX_NUM_TOKENS)
     parts = {
-        "weights": memory.weights(dims, cut),
-        "KV cache": shape.batch * (shape.isl + shape.osl) * memory.cache_bytes(dims, variant.parallelism, width),
+        "weights": memory.exported(dims, variant.precision) if cpu else memory.weights(dims, cut),
+        "KV cache": shape.batch * (shape.isl + shape.osl) * memory.cache_bytes(dims, variant.parallelism, cached),
         "activations": memory.activations(dims, cut, tokens, sequences=shape.batch),
     }
     return {part: size * variant.parallelism.world_size for part, size in parts.items()}

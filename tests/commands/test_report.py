@@ -40,7 +40,7 @@ def test_the_expected_memory_is_the_models_arithmetic(measured: Space) -> None:
     data = json.loads(measured.read("artifacts/report.html").split('id="data">')[1].split("</script>")[0])
     (int8, fp32), (elsewhere,) = (model["variants"] for model in data["models"])
     layers, kv_heads, head_size = 4, 2, 64
-    assert fp32["budget"]["KV cache"] == 8 * (256 + 64) * 2 * layers * kv_heads * head_size * 4
+    assert fp32["budget"]["KV cache"] == 8 * (256 + 64) * 2 * layers * kv_heads * head_size * 2
     assert fp32["budget"]["weights"] > int8["budget"]["weights"] > 3_000_000
     assert elsewhere["budget"] == {}
 
