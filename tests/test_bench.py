@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes import PROJECT
 from tests.space import HEAD, Space
+from tests.test_evaluation import SCORE
 
 NAME = "m_int8_wo_isl256_osl64_bs8"
 SERVE = '''"""serve.py's part, played by benchmarks/stub.py."""
@@ -90,6 +91,22 @@ def test_a_broken_gate_is_red_with_a_line_and_the_run_is_kept(space: Space) -> N
     assert "must be at most 0.001 ms (concurrency" in result.out
     assert "must be at least 1e+06 1/s (concurrency" in result.out
     assert [gate["holds"] for gate in _summaries(space)[0]["gates"]] == [False, True, False]
+
+
+@pytest.mark.parametrize("arguments", [(f"bench:{NAME}",), ("bench", NAME)], ids=["task", "command"])
+def test_answers_to_the_entrys_questions_are_scored_in_the_same_pass(space: Space, arguments: tuple[str, ...]) -> None:
+    _model(space, "exact_match = 0.5")
+    space.write(
+        "models.toml", space.read("models.toml") + 'eval = { data = "file:p.jsonl", metrics = ["exact_match"] }\n'
+    )
+    space.write("control/score.py", SCORE)
+    space.write("control/figures", '{"exact_match": 0.25}')
+    result = space.run(*arguments)
+    assert result.rc == 1
+    assert f"eval:{NAME} breaks 1 of 1 gates" in result.out + result.err
+    assert [point["counts"]["ok"] for point in _summaries(space)[0]["points"]] == [6, 6]
+    (answers,) = (space.root / "artifacts/eval" / NAME).glob("*/answers.jsonl")
+    assert [json.loads(line)["expected"] for line in answers.read_text().splitlines()] == ["honey"]
 
 
 def test_a_run_that_was_cut_short_is_gone_on_with(space: Space) -> None:

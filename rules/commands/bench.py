@@ -15,7 +15,7 @@ from typing import Any
 
 from doit.exceptions import InvalidCommand
 
-from rules import bench, git, verdicts
+from rules import bench, evaluation, git, verdicts
 from rules.bench import Asked, Place, Series
 from rules.commands import EngineCommand
 from rules.commands.serve import build
@@ -140,12 +140,23 @@ def _told(measurements: list[Callable[[], dict[str, Any]]], options: Mapping[str
             print("\n".join([summary["variant"], *(f"    {line}" for line in bench.lines(summary))]))
             print(f"    {Path(summary['folder']).relative_to(Path.cwd())}", flush=True)
             bench.require(summary)
+            _scored(here(), summary)
         except Misconfigured:
             raise
         except BuildError as error:
             failed = 1
             print(f"\nERROR: {error}\n", file=sys.stderr, flush=True)
     return failed
+
+
+def _scored(space: Workspace, summary: dict[str, Any]) -> None:
+    """Tells what the answers were worth, where they are to the questions of the entry. Raises StepFailed on a gate."""
+    variant = space.plan.variants.get(summary["variant"])
+    scored = evaluation.of_run(space, variant, summary, _heard) if variant else None
+    if scored:
+        print("\n".join(f"    {line}" for line in evaluation.lines(scored)))
+        print(f"    {scored['folder'].relative_to(space.root)}", flush=True)
+        evaluation.require(scored)
 
 
 def _compared(space: Workspace, summary: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
