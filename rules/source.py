@@ -165,6 +165,9 @@ def dims(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) -> 
     """The dimensions of `source`, as its config.json has them; all 0 where that is not known."""
     if source.scheme == "tiny":
         return TINY[source.where]
+    if source.scheme == "file":  # of thousands of variants each asks: no more than this is read
+        config = _config(root / source.where)
+        return config if isinstance(config, Problem) else _dims(config)
     found = facts(source, root, locked)
     return found if isinstance(found, Problem) else _dims(found.config)
 
@@ -185,18 +188,25 @@ def facts(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) ->
 
 
 def _on_disk(folder: Path) -> Facts | Problem:
+    config = _config(folder)
+    if isinstance(config, Problem):
+        return config
+    files = tuple(Held(it.name, it.stat().st_size, "") for it in sorted(folder.iterdir()) if it.is_file())
+    generation, tokenizer = (_optional(folder / name) for name in ("generation_config.json", "tokenizer_config.json"))
+    names = {held.path for held in files}
+    return Facts(config=config, generation=generation, tokenizer=tokenizer_facts(names, tokenizer), files=files)
+
+
+def _config(folder: Path) -> dict[str, Any] | Problem:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads(path.read_text())
         config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         hint = "a Hugging Face checkpoint folder has a config.json, *.safetensors and a tokenizer.json"
         return Problem(what=f"{path} {reason}", hint=hint)
-    files = tuple(Held(it.name, it.stat().st_size, "") for it in sorted(folder.iterdir()) if it.is_file())
-    generation, tokenizer = (_optional(folder / name) for name in ("generation_config.json", "tokenizer_config.json"))
-    names = {held.path for held in files}
-    return Facts(config=config, generation=generation, tokenizer=tokenizer_facts(names, tokenizer), files=files)
+    return config
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from rules.errors import Problem
-from rules.source import Facts
+from rules.locked import Held
 from rules.spec import Model
 
 __all__ = ["CODE", "PICKLED", "Choice", "choice", "problems", "taken"]
@@ -67,8 +67,8 @@ def taken(wanted: Choice, paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(path for path in paths if path in found)
 
 
-def problems(path: str, entry: Model, facts: Facts) -> Iterator[Problem]:
-    """What is wrong with the choice of the entry at `path`, and with what it leaves of the files that are known."""
+def problems(path: str, entry: Model, files: Iterable[Held]) -> Iterator[Problem]:
+    """What is wrong with the choice of the entry at `path`, and with what it leaves of the `files` that are locked."""
     given = choice(entry) != Choice()
     if given and entry.source.startswith("tiny:"):
         what = f"{path}: include, exclude, allow_pickle and trust_remote_code mean nothing to a tiny: source"
@@ -78,7 +78,7 @@ def problems(path: str, entry: Model, facts: Facts) -> Iterator[Problem]:
             if _is(pattern, kinds) and not (allowed or getattr(entry, key)):
                 what = f"{path}.include: {pattern!r} can run code when it is loaded"
                 yield Problem(what=what, hint=f"write {key} = true if you trust who made it")
-    names = tuple(held.path for held in facts.files if held.sha256)  # of a folder on disk, fetch.py tells all
+    names = tuple(held.path for held in files)  # of a folder on disk, fetch.py tells all
     if names:
         yield from _parts(path, names, taken(choice(entry), names))
 

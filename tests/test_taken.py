@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from rules.locked import Held
-from rules.source import Facts
 from rules.spec import Model
 from rules.taken import Choice, choice, problems, taken
 
@@ -45,8 +44,8 @@ def _entry(**more: Any) -> Model:
 
 
 def _told(entry: Model, *paths: str) -> list[str]:
-    facts = Facts(files=tuple(Held(path, 1, "1" * 64) for path in paths))
-    return [problem.what for problem in problems("models.m", entry, facts)]
+    files = [Held(path, 1, "1" * 64) for path in paths]
+    return [problem.what for problem in problems("models.m", entry, files)]
 
 
 def test_settings_tokenizer_and_safetensors_are_taken_and_nothing_else() -> None:
@@ -91,8 +90,8 @@ def test_a_choice_without_weights_or_settings_is_told() -> None:
 
 
 def test_pickled_weights_alone_say_what_would_take_them() -> None:
-    facts = Facts(files=(Held("config.json", 1, "1" * 64), Held("pytorch_model.bin", 1, "1" * 64)))
-    (problem,) = problems("models.m", _entry(), facts)
+    files = (Held("config.json", 1, "1" * 64), Held("pytorch_model.bin", 1, "1" * 64))
+    (problem,) = problems("models.m", _entry(), files)
     assert problem.hint.startswith("allow_pickle = true")
 
 

@@ -81,9 +81,8 @@ def source_exists(subject: Subject) -> Iterator[Problem]:
 def source_is_whole(subject: Subject) -> Iterator[Problem]:
     """What the entry takes of a locked source has settings and weights, and nothing that runs code unasked."""
     where = source.parse(subject.entry.source)
-    found = where if isinstance(where, Problem) else source.facts(where, subject.root, subject.spec.locked)
-    if not isinstance(found, Problem):
-        yield from taken.problems(subject.path, subject.entry, found)
+    held = None if isinstance(where, Problem) else subject.spec.locked.get(where.name)
+    yield from taken.problems(subject.path, subject.entry, held.files if held else ())
 
 
 @error("write its table, or name another")

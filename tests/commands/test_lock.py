@@ -147,5 +147,12 @@ def test_a_wrong_name_and_a_lock_that_cannot_be_read_are_configuration_mistakes(
     assert both.run("list").rc == 3
 
 
+def test_offline_says_that_nothing_can_be_locked(both: Space, hub: Hub) -> None:
+    result = _lock(both, hub, "a", HF_HUB_OFFLINE="1")
+    assert result.rc == 1
+    assert "with HF_HUB_OFFLINE nothing can be locked" in result.err
+    assert not hub.requests
+
+
 def test_a_source_that_is_new_has_no_differences() -> None:
     assert differences(None, Locked(commit="1", files=())) == []
