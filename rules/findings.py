@@ -118,10 +118,10 @@ class Findings:
         return self._scores[key]
 
     def gates(self, run: Run) -> list[Mapping[str, Any]]:
-        """The verdicts of the run, and those of the newest evaluation of the same engine."""
-        alike = (it for it in reversed(self.evals) if (it.variant, it.engine) == (run.variant, run.engine))
-        scored = next(alike, None)
-        return [*run.summary.get("gates", []), *(scored.summary.get("gates", []) if scored else [])]
+        """The verdicts of the run, and of each gate on scores that of the newest evaluation of the same engine."""
+        alike = (it for it in self.evals if (it.variant, it.engine) == (run.variant, run.engine))
+        scored = {gate["gate"]: gate for it in alike for gate in it.summary.get("gates", [])}
+        return [*run.summary.get("gates", []), *scored.values()]
 
 
 def load(root: Path) -> Findings:

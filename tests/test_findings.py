@@ -81,3 +81,13 @@ def test_the_front_is_what_no_other_point_beats_in_both(tmp_path: Path) -> None:
         (300.0, 20.0),
     ]
     assert front(load(tmp_path).current(), "ttst_p50_ms") == []
+
+
+def test_of_each_gate_the_newest_verdict_on_the_same_engine_stands(tmp_path: Path) -> None:
+    ours, old, new = ({"gate": name, "holds": holds} for name, holds in (("x", True), ("y", False), ("y", True)))
+    bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)], gates=[ours])
+    evaluated(tmp_path, NAME, {}, number=1, gates=[old, {"gate": "z", "holds": True}])
+    evaluated(tmp_path, NAME, {}, number=2, gates=[new])
+    evaluated(tmp_path, NAME, {}, number=3, gates=[old], keys={"engine": "another"})
+    found = load(tmp_path)
+    assert found.gates(found.bench[0]) == [ours, new, {"gate": "z", "holds": True}]
