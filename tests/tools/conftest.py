@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import Made, Run
-
-__all__ = ["Made", "Run"]
-
 
 @pytest.fixture
 def one_thread() -> None:
