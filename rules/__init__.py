@@ -49,9 +49,9 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("index", "preflight", "server", "envelope", "findings"),
     ("bench", "sweep", "choosing", "evaluation", "tables"),
     ("tasks", "serving", "page"),
-    ("commands", "commands.run"),
+    ("commands",),
     ("commands.affected", "commands.lock", "commands.plan", "commands.render"),
-    ("commands.check", "commands.schema", "commands.serve", "commands.stop"),
+    ("commands.check", "commands.run", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.bench", "commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )
 

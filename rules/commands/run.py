@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from doit.cmd_base import TaskLoader2
@@ -11,6 +13,7 @@ from doit.exceptions import InvalidCommand
 from doit.loader import generate_tasks
 
 from rules import tasks
+from rules.errors import BuildError
 from rules.report import Reporter
 
 __all__ = ["Run"]
@@ -59,24 +62,41 @@ class _Loader(TaskLoader2):
     def load_tasks(self, cmd: Any, pos_args: list[str]) -> Any:
         """Task objects."""
         found = tasks.stale(cmd.sel_tasks) if self._ours(cmd) else None
+        check = not self._params["no_check"] and self._has_ours()
         if found is None:
+            _checked(_among(cmd.sel_tasks or (), always=self._params["always"]) if check else [])
             return self._every.load_tasks(cmd, pos_args)
-        names = [task["meta"]["action"] for task in found if "action" in task.get("meta", {})]
-        if names and not self._params["no_check"]:
-            _checked(names)
+        _checked([task["meta"]["action"] for task in found if "action" in task.get("meta", {})] if check else [])
         return generate_tasks("engines", (task for task in found))
+
+    def _has_ours(self) -> bool:
+        """Whether dodo.py has our tasks as they are."""
+        return (getattr(self._every, "namespace", None) or {}).get("task_engines") is tasks.task_engines
 
     def _ours(self, cmd: Any) -> bool:
         """Whether all is asked in our words: our tasks as they are, told by our reporter, and no option of doit's
         that takes a task for another.
         """
-        dodo = getattr(self._every, "namespace", None) or {}
         changed = self._params["always"] or self._params["single"] or self._params["reporter"] is not Reporter
-        return dodo.get("task_engines") is tasks.task_engines and bool(cmd.sel_tasks) and not changed
+        return self._has_ours() and bool(cmd.sel_tasks) and not changed
+
+
+def _among(targets: Iterable[str], *, always: bool) -> list[str]:
+    """Of the actions that `targets` need, as far as they are ours, those that will run."""
+    from rules.commands.plan import closure  # as below
+
+    space = tasks.here()
+    found: list[str] = []
+    for target in targets:
+        with suppress(BuildError):  # a task of the user's, or a mistake that doit tells
+            found += space.actions(target)
+    return [one.name for one in closure(space, found) if always or not space.fresh(one.name, here=False)]
 
 
 def _checked(names: list[str]) -> None:
     """Tells what is unwise with the actions that will run, and raises InvalidCommand, exit 3, with what will fail."""
+    if not names:
+        return
     from rules import preflight  # a build with nothing to do does not pay for it
 
     found = preflight.survey(tasks.here(), names)

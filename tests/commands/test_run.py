@@ -114,3 +114,14 @@ def test_what_is_unwise_is_told_and_built(workspace: Space) -> None:
     assert "warning: models.m_72b: says 72b\n" in result.err
     assert "    rule: name-says-size\n" in result.err
     assert "rule:" not in workspace.run("source").err  # nothing to do, nothing to tell
+
+
+def test_what_doit_itself_is_asked_is_checked_too(workspace: Space) -> None:
+    """All again, or with a task of the user's."""
+    workspace.write("models.toml", BIG)
+    workspace.write("dodo.py", workspace.read("dodo.py") + OTHER.replace("build:m", "source:m"))
+    for words in (("--always", "build"), ("build", "other")):
+        result = workspace.run(*words, CUDA_VISIBLE_DEVICES="0,1")
+        assert result.rc == 3, words
+        assert "rule: gpus-present" in result.err
+    assert workspace.ran() == []
