@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import wire
+from grpc_stream import GrpcStream
 from prompts import Prompt
 
 Json = dict[str, Any]
@@ -76,14 +77,10 @@ class Triton:
                 request.raw_input_contents.append(np.array([value], TYPES[datatype]).tobytes())
         return bytes(request.SerializeToString())
 
-    def channel(self) -> Any:
-        """What the connections of a process share."""
-        return wire.Channel(self._host) if self.grpc else None
-
-    def connection(self, channel: Any) -> wire.Connection:
+    def connection(self) -> wire.Connection:
         """A new connection."""
         if self.grpc:
-            return wire.Grpc(channel)
+            return GrpcStream(self._host)
         method = "generate_stream" if self._stream else "generate"
         return wire.Http(f"{self._url}/v2/models/{self._model}/{method}")
 
@@ -125,10 +122,7 @@ class OpenAi:
         """The request as it goes over the wire."""
         return json.dumps(self.asked(prompt)).encode()
 
-    def channel(self) -> None:
-        """Nothing is shared."""
-
-    def connection(self, _channel: None) -> wire.Connection:
+    def connection(self) -> wire.Connection:
         """A new connection."""
         base = str(self._settings["http"]).removesuffix("/v1")
         return wire.Http(f"{base}/v1/{'chat/' if self._chat else ''}completions", self._headers)

@@ -160,13 +160,11 @@ class _Worker:
     def __init__(self, protocol: Protocol, bodies: Sequence[bytes], share: _Share) -> None:
         self.sent: list[Sent] = []
         self._protocol, self._bodies, self._share, self._load = protocol, bodies, share, share.load
-        self._channel: Any = None
         self._idle: list[Connection] = []
 
     async def run(self, pipe: Pipe) -> bool:
         """Sends its share. Returns whether a signal ended it."""
         stopped = _on_signals()
-        self._channel = self._protocol.channel()
         pipe.send("ready")
         begin = pipe.recv()
         gc.collect()
@@ -183,8 +181,6 @@ class _Worker:
             await work
         for connection in self._idle:
             await connection.close()
-        if self._channel is not None:
-            await self._channel.close()
         return stopped.is_set()
 
     async def _tell(self, pipe: Pipe) -> None:
@@ -199,7 +195,7 @@ class _Worker:
         await asyncio.gather(*(self._user(numbers, end) for _ in range(self._share.users())))
 
     async def _user(self, numbers: Iterator[int], end: int | None) -> None:
-        connection = self._protocol.connection(self._channel)
+        connection = self._protocol.connection()
         try:
             for number in numbers:
                 if end is not None and time.monotonic_ns() >= end:
@@ -222,7 +218,7 @@ class _Worker:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _once(self, number: int, due: int) -> None:
-        connection = self._idle.pop() if self._idle else self._protocol.connection(self._channel)
+        connection = self._idle.pop() if self._idle else self._protocol.connection()
         await self._ask(connection, number, due)
         self._idle.append(connection)
 

@@ -51,7 +51,7 @@ def test_openai_is_asked_for_a_fixed_length_and_its_own_count() -> None:
 
 def test_the_key_is_in_the_header_and_nowhere_else() -> None:
     server = asking.OpenAi(SETTINGS | {"endpoint": "chat", "http": "http://h"}, "sk-secret")
-    assert b"Bearer sk-secret" in server.connection(None)._head  # type: ignore[attr-defined]
+    assert b"Bearer sk-secret" in server.connection()._head  # type: ignore[attr-defined]
     assert b"sk-secret" not in server.body(PROMPT)
 
 
