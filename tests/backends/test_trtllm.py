@@ -80,7 +80,7 @@ def test_an_engine_is_verified_against_what_was_asked_for(tmp_path: Path) -> Non
     )
     tool = dict(engine.inputs)["tool"]
     assert isinstance(tool, Files)
-    offered = set(re.findall(r'"(--[a-z-]+)"', Path(tool.root).read_text()))
+    offered = set(re.findall(r'add_argument\("(--[a-z-]+)"', Path(tool.root).read_text()))
     assert {word.partition("=")[0] for word in verify.split()[3:]} == offered
 
 
