@@ -29,11 +29,13 @@ PYTHONS = ("3.10", "3.11", "3.12")
 
 # sha256 of PyTorch's CPU wheels (manylinux_2_28_x86_64), as published beside them. They are on no index
 # that every pip knows, and the registry's build of the same version is the CUDA build, so pip
-# cannot be asked. A Python without an entry gets a lock that is not complete.
+# cannot be asked. A Python without an entry gets a lock that is not complete. Best first: ./doitw takes them in turn.
 TORCH = "2.13.0+cpu"
 TORCH_HASHES = {
     "3.11": "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
     "3.12": "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+    # Read in a public lock, whose hashes for 3.11 and 3.12 are these: uv.lock of cdeust/Cortex at 00706b74.
+    "3.10": "f5cbb61180a9793d9e12fe115a2310d2600bd449dfb9a01ec5640e21359fa5ea",
 }
 TORCH_REQUIRES = ("filelock", "fsspec", "jinja2", "networkx>=2.5.1", "sympy>=1.13.3", "typing-extensions>=4.10.0")
 
@@ -225,7 +227,7 @@ def text(resolved: dict[str, list[Wheel]]) -> str:
         for one in wheels:
             pythons.setdefault((one.name, one.version), []).append(python)
             hashes.setdefault((one.name, one.version), set()).add(one.sha256)
-    complete = [python for python in PYTHONS if python in TORCH_HASHES]
+    complete = [python for python in TORCH_HASHES if python in PYTHONS]
     out = ["# Made by scripts/lock.py from pyproject.toml. CPython on Linux x86_64, glibc 2.35 or newer."]
     out += [f"# complete for Python: {' '.join(complete)}"]
     # torch first: the largest, and the one that an index may lack, so that pip finds out at once
