@@ -5,6 +5,7 @@ What is needed is counted elsewhere: nothing here knows a model. Sizes are bytes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -102,12 +103,16 @@ def look(folder: Path) -> Machine:
 
 
 def left(shm: Path, proc: Path) -> int:
-    """Our regions of Triton's Python backend that no process has mapped any more."""
-    ours = {str(path) for path in shm.glob(REGIONS) if path.stat().st_uid == os.getuid()}
+    """Bytes of our regions of Triton's Python backend that no process has mapped any more."""
+    ours: dict[str, int] = {}
+    for path in shm.glob(REGIONS):
+        with contextlib.suppress(FileNotFoundError):  # of a server that is just ending
+            found = path.stat()
+            ours |= {str(path): found.st_size} if found.st_uid == os.getuid() else {}
     for maps in proc.glob("[0-9]*/maps") if ours else ():
         text = _read(maps)
-        ours = {path for path in ours if path not in text}
-    return len(ours)
+        ours = {path: size for path, size in ours.items() if path not in text}
+    return sum(ours.values())
 
 
 def available(proc: Path, cgroup: Path) -> int:
@@ -233,10 +238,11 @@ def shm_large_enough(visit: Visit) -> Iterator[Problem]:
 
 @warning("end old servers, then remove the files", "backend#562", "TRT-LLM#602")
 def shm_regions_left(visit: Visit) -> Iterator[Problem]:
-    """Regions of servers that were killed fill /dev/shm, and a server with the same prefix clashes with them."""
-    if visit.machine.regions and (visit.needs.ranks or visit.needs.serve):
-        what = f"{SHM} has {visit.machine.regions} regions of Triton's Python backend"
-        yield Problem(what=what, hint=f"if no server runs: rm {SHM}/{REGIONS}")
+    """Regions of servers that were killed fill /dev/shm. Told when they take an eighth of it."""
+    left, free = visit.machine.regions, visit.machine.shm
+    if left * 8 > left + free and (visit.needs.ranks or visit.needs.serve):
+        what = f"{SHM} has {_gib(left)} in regions of Triton's Python backend that no server uses"
+        yield Problem(what=what, hint=f"if no server starts just now: rm {SHM}/{REGIONS}")
 
 
 @warning("`doit stop`, or serve on other ports", "backend#243", "backend#524", "server#7211")
@@ -314,4 +320,4 @@ def _read(path: Path) -> str:
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB" if size * 20 > GIB else f"{size / (1 << 20):.1f} MiB"

@@ -54,7 +54,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "workers-fit-memory": ({"workers": 8}, "3 of 8 workers fit host memory\n    a worker   about 20.0 GiB"),
     "disk-for-build": ({"disk_needed": 501 * GIB}, "the disk does not hold what will be made\n    needed  about 501.0"),
     "shm-large-enough": ({"shm": 64 << 20}, "/dev/shm is too small\n    needed  2.0 GiB\n    free    0.1 GiB"),
-    "shm-regions-left": ({"regions": 3}, "/dev/shm has 3 regions"),
+    "shm-regions-left": ({"regions": 64 * GIB}, "/dev/shm has 64.0 GiB in regions"),
     "ports-free": ({"taken": (8000, 8002)}, "ports in use: 8000, 8002"),
     "sources-pinned": (
         {"unpinned": (("m", "hf:o/n@main"),)},
@@ -124,12 +124,12 @@ def test_the_older_cgroups_are_read_too(tmp_path: Path) -> None:
 
 def test_a_region_that_a_server_has_mapped_is_not_left_over(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / f"triton_python_backend_shm_region_{name}").touch()
+        (tmp_path / f"triton_python_backend_shm_region_{name}").write_bytes(bytes(100))
     (tmp_path / "123").mkdir()
     (tmp_path / "123" / "maps").write_text(
         f"7f00-7f01 rw-s 0 00:01 9 {tmp_path}/triton_python_backend_shm_region_two\n"
     )
-    assert left(tmp_path, tmp_path) == 1
+    assert left(tmp_path, tmp_path) == 100
 
 
 def test_this_machine_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_this_machine_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("rules.host.SHM", str(tmp_path))
-    (tmp_path / "triton_python_backend_shm_region_1").touch()
+    (tmp_path / "triton_python_backend_shm_region_1").write_bytes(bytes(100))
     gpu.machine.cache_clear()
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -149,5 +149,5 @@ def test_this_machine_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     gpu.machine.cache_clear()
     assert (found.devices, found.driver, [card.sm for card in found.cards]) == (2, "550.54.15", [90, 90])
     assert {"mpirun", "docker"} <= found.programs
-    assert (found.regions, len(found.taken)) == (1, 1)
+    assert (found.regions, len(found.taken)) == (100, 1)
     assert min(found.memory, found.disk, found.shm) > 0

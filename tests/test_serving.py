@@ -104,7 +104,9 @@ def test_two_variants_are_two_servers_in_containers_that_answer_until_they_are_s
     assert sorted(path.name for path in state.parent.iterdir()) == ["1.0.log", "1.1.log"], "logs alone are left"
 
 
-def test_an_orchestrator_serves_all_variants_under_names_of_their_own(host: Host) -> None:
+def test_an_orchestrator_serves_all_variants_under_names_of_their_own(
+    host: Host, request: pytest.FixtureRequest
+) -> None:
     space = host.space()
     names = list(space.plan.variants)
     wish = Wish(ports=(0, 0, 0), mode="orchestrator", gpus=(("0", "1"), ("2", "3")))
@@ -112,10 +114,12 @@ def test_an_orchestrator_serves_all_variants_under_names_of_their_own(host: Host
     out = host.folder / "out"
     with out.open("wb") as output:
         running = subprocess.Popen(launch_argv(made, space.root / "server" / "1"), stdout=output, stderr=output)
+    request.addfinalizer(running.kill)  # its janitor ends the rest
     state = space.root / "server" / "1.json"
-    assert until(lambda: state.exists() or running.poll() is not None, 20)
+    told = f"/v2/models/ensemble__{names[0]}/generate"
+    assert until(lambda: told in out.read_text() or running.poll() is not None, 20)
+    assert told in out.read_text()
     assert state.exists(), out.read_text()
-    assert f"/v2/models/ensemble__{names[0]}/generate" in out.read_text()
     laid = space.root / "server" / "1.0" / "repository"
     config = (laid / f"tensorrt_llm__{names[1]}" / "config.pbtxt").read_text()
     assert f'"/repository/tensorrt_llm__{names[1]}/1/engine"' in config
