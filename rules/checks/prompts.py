@@ -14,6 +14,7 @@ from rules.checks.entry import Subject
 from rules.errors import Problem
 from rules.rule import Rule, warning
 from rules.source import Facts
+from rules.spec import Model
 
 __all__ = ["RULES"]
 
@@ -24,7 +25,7 @@ _CHAT = re.compile(r"(?i)(?<![a-z])(?:chat|instruct|it)(?![a-z])")
 
 @warning("raise isl, or shorten the prompts", "backend#624", "TRT-LLM#2702", "TRT-LLM#1780")
 def prompts_fit_isl(subject: Subject) -> Iterator[Problem]:
-    """The questions of `eval`, tokenised as the server does, are no longer than isl: longer ones are refused."""
+    """The questions of `eval` and prompts of `bench`, tokenised as the server does, fit isl: it refuses longer ones."""
     lengths = list(_lengths(subject))
     for index, shape in enumerate(subject.entry.shapes):
         longer = sum(length > shape.isl for length in lengths)
@@ -101,19 +102,27 @@ def _template(subject: Subject) -> str:
 
 def _lengths(subject: Subject) -> Iterator[int]:
     """Tokens of each prompt; none where the prompts, the tokenizer or its library are not at hand."""
-    folder, asked = _folder(subject), subject.entry.eval
-    rules = _text(folder / "tokenizer.json") if folder and asked else ""
-    if not rules or asked is None:
+    folder, files = _folder(subject), _files(subject.entry)
+    rules = _text(folder / "tokenizer.json") if folder and files else ""
+    if not rules:
         return
     try:
         from tokenizers import Tokenizer
     except ImportError:
         return
     tokenizer, special = Tokenizer.from_str(rules), subject.entry.serving.get("add_special_tokens") is not False
-    for row in islice(_rows(subject.root / asked.data.removeprefix("file:")), _ROWS):
-        prompt = next((row[name] for name in (asked.column, *_COLUMNS) if name in row), None)
-        if isinstance(prompt, str):
-            yield len(tokenizer.encode(prompt, add_special_tokens=special))
+    for file, column in files:
+        for row in islice(_rows(subject.root / file.removeprefix("file:")), _ROWS):
+            prompt = next((row[name] for name in (column, *_COLUMNS) if name in row), None)
+            if isinstance(prompt, str):
+                yield len(tokenizer.encode(prompt, add_special_tokens=special))
+
+
+def _files(entry: Model) -> list[tuple[str, str | None]]:
+    """Each file of prompts, once, and the column that holds them."""
+    asked = [(entry.eval.data, entry.eval.column)] if entry.eval else []
+    loads = [(entry.bench.prompts, entry.bench.column)] if entry.bench.prompts else []
+    return list(dict.fromkeys([*asked, *loads]))
 
 
 def _rows(file: Path) -> Iterator[Mapping[str | None, Any]]:

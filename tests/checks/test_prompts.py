@@ -56,6 +56,14 @@ def test_prompts_are_counted_with_the_special_tokens_that_the_server_adds(root: 
     assert not said("prompts-fit-isl", toml(**entry), root)
 
 
+def test_the_prompts_of_a_load_are_counted_too_and_a_shared_file_once(root: Path) -> None:
+    load = {"shapes": SHORT, "bench": '{ prompts = "file:asked.jsonl" }'}
+    alone = {key: value for key, value in ASKED.items() if key != "eval"}
+    for entry in ({**alone, **load}, {**ASKED, **load}):
+        (told,) = said("prompts-fit-isl", toml(**entry), root)
+        assert "2 of 3 prompts" in told
+
+
 @pytest.mark.parametrize("spoiled", ["Chat-Instruct/tokenizer.json", "asked.jsonl"])
 def test_prompts_that_cannot_be_counted_are_not_judged(root: Path, spoiled: str) -> None:
     (root / spoiled).unlink()
