@@ -178,19 +178,19 @@ class Downloads:
         path, target = self._folder / file.sha256, self._out / file.path
         with self._alone(path) as part:
             old = self._there(file) > 0
-            found = self._arrive(file, part)
+            found, seen = self._arrive(file, part)
             if found is None and old:
                 print(f"{file.path}: the part from the last time was damaged; from the start", flush=True)
-                found = self._arrive(file, part)
+                found, seen = self._arrive(file, part)
             if found is None:
                 hint = "doit lock it anew if the change is meant, and look at what changed"
-                raise Refused(f"{file.path} is not what models.lock says", hint, place=self._place.name, it=self._seen)
+                raise Refused(f"{file.path} is not what models.lock says", hint, place=self._place.name, it=seen)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, target)
         return found
 
-    def _arrive(self, file: File, part: BinaryIO) -> str | None:
-        """The BLAKE3 once its SHA-256 is right, else None and nothing is left of it."""
+    def _arrive(self, file: File, part: BinaryIO) -> tuple[str | None, str]:
+        """The BLAKE3 once its SHA-256 is right; else None, what came instead, and nothing is left of it."""
         sha256, ours, done = hashlib.sha256(), blake3(), 0
         part.seek(0)
         while done < file.size and (data := part.read(min(CHUNK, file.size - done))):
@@ -205,11 +205,11 @@ class Downloads:
             ours.update(data)
         part.flush()
         if sha256.hexdigest() == file.sha256:
-            return str(ours.hexdigest())
-        self._seen = what_it_is(self._folder / file.sha256) or f"sha256 {sha256.hexdigest()}"
+            return str(ours.hexdigest()), ""
+        seen = what_it_is(self._folder / file.sha256) or f"sha256 {sha256.hexdigest()}"
         part.truncate(0)
         self._progress.add(-file.size)
-        return None
+        return None, seen
 
     def _in_order(self, file: File, start: int) -> Iterator[bytes]:
         """The bytes from `start` on; a few parts are on their way while one is taken."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ def connect(name: str) -> Hub | Bucket:
     return (HuggingFace if scheme == "hf" else ModelScope)(name, repository, revision)
 
 
-class Hub:
+class Hub(ABC):
     """A server that gives ranges of files, from itself or by sending us elsewhere."""
 
     login = ""  # the variable that says who we are
@@ -74,13 +75,13 @@ class Hub:
         self._found: dict[str, str] = {}  # where a file's bytes are: asked once, since hubs count what they are asked
         self._pools: dict[str, urllib3.PoolManager] = {}
 
+    @abstractmethod
     def url(self, path: str) -> str:
         """Where the hub has the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def who(self) -> dict[str, str]:
         """Headers that say who we are."""
-        raise NotImplementedError
 
     def read(self, file: File, start: int, end: int) -> Iterator[bytes]:
         """Yields bytes `start` to `end` of a file."""
