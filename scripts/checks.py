@@ -1,4 +1,4 @@
-"""Writes the table of docs/checks.md from the rules: `python scripts/checks.py`. A test compares them."""
+"""Writes the table of docs/checks.md from the rules: `PYTHONPATH=. python scripts/checks.py`. A test compares them."""
 
 from __future__ import annotations
 
