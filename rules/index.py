@@ -1,8 +1,9 @@
 """What of a plan is needed to tell that nothing is to be done: names, needs and identities, kept between runs.
 
 A plan is a pure function of models.toml, models.lock, our own files and the libraries that read them, and so is this:
-it is kept in artifacts/memo/index.json under the digest of all that. Only a plan that reads a folder of the user's is
-not kept: what lies there is not ours to watch.
+it is kept in artifacts/memo/index.json under the digest of all that, with the digests of the user's own files that the
+plan read, such as calibration texts. Only a plan that reads a folder of the user's is not kept: what lies there is not
+ours to watch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rules import digest, tree
-from rules.action import Action, Local
+from rules.action import Action, Files, Local
 from rules.locked import NAME
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ __all__ = ["DEFAULT", "Index", "find"]
 
 DEFAULT = "_default"  # what is built when no target is named
 _HERE = Path(__file__).parent
-_VERSION = 1  # bump when the meaning of the file changes
+_VERSION = 2  # bump when the meaning of the file changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def find(root: Path, load: Callable[[], Workspace]) -> Index:
     if found is None:
         space = load()
         found = _of(space.plan, space.default)
-        _keep(root, read, found, _there(space.plan))
+        _keep(root, read, found, _asked_for(space.plan))
     return found
 
 
@@ -89,22 +90,37 @@ def _reads_a_folder(action: Action) -> bool:
 def _kept(root: Path, read: str) -> Index | None:
     try:
         data = json.loads(tree.text(str(_path(root))))
-        same = data["read"] == read and all((root / name).is_file() for name in data["there"])
+        same = data["read"] == read and all(_is(root / name, content) for name, content in data["files"].items())
         return Index(**data["index"]) if same else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _there(plan: Plan) -> list[str]:
-    """The files that a check asks for without a look into them."""
-    return sorted({entry.eval.data.removeprefix("file:") for entry in plan.spec.models.values() if entry.eval})
+def _is(path: Path, content: str) -> bool:
+    """Whether the file has this digest; with "" it need only be there."""
+    return path.is_file() and (not content or digest.of_file(path) == content)
 
 
-def _keep(root: Path, read: str, found: Index, there: Sequence[str]) -> None:
+def _asked_for(plan: Plan) -> dict[str, str]:
+    """The user's files that a check asks for without a look into them, ""; and those that were read, their digests."""
+    entries = plan.spec.models.values()
+    named = [of for entry in entries for of in (entry.eval and entry.eval.data, entry.bench.prompts) if of]
+    read = {it.root: it for action in plan.actions.values() for _, it in action.inputs if isinstance(it, Files)}
+    theirs = [it for place, it in read.items() if not any(map(Path(place).is_relative_to, _folders()))]
+    contents = {str(Path(it.root, path)): content for it in theirs for path, content in it.members}
+    return {**{name.removeprefix("file:"): "" for name in named}, **contents}
+
+
+def _keep(root: Path, read: str, found: Index, files: Mapping[str, str]) -> None:
     """Unless a folder of the user's was read, or what is read has changed meanwhile."""
     if len(found.identities) == len(found.needs) and read == _read(root):
         with contextlib.suppress(OSError):
-            tree.write(_path(root), json.dumps({"read": read, "there": there, "index": vars(found)}))
+            tree.write(_path(root), json.dumps({"read": read, "files": files, "index": vars(found)}))
+
+
+def _folders() -> tuple[Path, ...]:
+    """Where our code, release data, tools and templates lie; in a wheel the templates lie inside."""
+    return (_HERE,) if (_HERE / "templates").is_dir() else (_HERE, _HERE.parent / "templates")
 
 
 def _read(root: Path) -> str:
@@ -118,7 +134,7 @@ def _read(root: Path) -> str:
         return ""
     libraries = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
     parts = [str(_VERSION), sys.version, str(libraries), *texts]
-    for folder in (_HERE, *(() if (_HERE / "templates").is_dir() else (_HERE.parent / "templates",))):
+    for folder in _folders():
         names = sorted(name for name in tree.names(folder) if "__pycache__" not in name)
         parts += [f"{name} {digest.of_file(folder / name)}" for name in names]
     return digest.of_text("\n".join(parts))

@@ -16,6 +16,7 @@ from rules import index, steps, workspace
 from rules.errors import Misconfigured
 from rules.index import DEFAULT, Index
 from rules.workspace import Workspace
+from tests import lane
 from tests.fakes import PROJECT
 from tests.space import SPEC
 
@@ -137,6 +138,29 @@ def test_questions_that_are_gone_are_told(root: Path) -> None:
     (root / "questions.jsonl").unlink()
     with pytest.raises(Misconfigured, match=r"questions\.jsonl does not exist"):
         found(root)
+
+
+def test_prompts_that_are_gone_are_told(root: Path) -> None:
+    (root / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    (root / "models.toml").write_text(SPEC + 'bench = { prompts = "file:prompts.jsonl" }\n')
+    found(root)
+    assert found(root)[1] == 0
+    (root / "prompts.jsonl").unlink()
+    with pytest.raises(Misconfigured, match=r"prompts\.jsonl does not exist"):
+        found(root)
+
+
+def test_other_calibration_texts_are_another_index(root: Path) -> None:
+    (root / "models.toml").write_text(lane.toml(precisions='["fp16", "fp8"]', calibration=lane.TEXTS))
+    lane.texts(root)
+    first, loads = found(root)
+    assert (loads, found(root)[1]) == (1, 0)
+    (root / "texts.jsonl").write_text(64 * '{"input": "b"}\n')
+    other, loads = found(root)
+    assert loads == 1
+    changed = {name for name in first.needs if first.identities[name] != other.identities[name]}
+    assert {name.partition(":")[0] for name in changed} == {"checkpoint", "engine", "build", "smoke"}
+    assert all("fp8" in name for name in changed)
 
 
 def test_a_plan_that_reads_a_folder_of_the_users_is_not_kept(root: Path) -> None:
