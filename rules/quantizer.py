@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from rules import digest, steps, translate
-from rules.action import Action, Files, Input, Local, Output
+from rules import steps, translate
+from rules.action import Action, Input, Local, Output
 from rules.checks.calibration import TEXT_FILES
 from rules.pins import pins
 from rules.release import Release
@@ -131,7 +131,7 @@ def _texts(calibration: Calibration, root: Path) -> Input:
     """A single file is keyed like a file in git; a folder is read when it is needed."""
     path = root / calibration.data.removeprefix("file:")
     if path.suffix in TEXT_FILES:
-        return Files(root=str(path), members=(("", digest.of_file(path)),))
+        return steps.file(path)
     return Local(path=str(path))
 
 

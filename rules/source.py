@@ -75,9 +75,9 @@ class Facts:
     """What is known of a source before any of its weights is read.
 
     `config` and `generation` are config.json and generation_config.json, {} where unknown or not there (as of a tiny
-    source, whose dimensions are known without); `tokenizer` is
-    what models.lock says of it, None where unknown or not there; `files` are () where unknown, and of a `file:` source
-    without SHA-256. `pinned` is False for a source elsewhere that models.lock does not have.
+    source, whose dimensions are known without). `tokenizer` is what models.lock says of it, None where unknown or not
+    there. `files` are () where unknown, and of a `file:` source without SHA-256. `pinned` is False for a source
+    elsewhere that models.lock does not have.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -200,7 +200,7 @@ def _on_disk(folder: Path) -> Facts | Problem:
 def _config(folder: Path) -> dict[str, Any] | Problem:
     path = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text())
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
@@ -211,7 +211,7 @@ def _config(folder: Path) -> dict[str, Any] | Problem:
 
 def _optional(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 

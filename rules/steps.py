@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rules import digest
 from rules.action import Action, Files, Input, Local, Output, Pinned
+from rules.errors import Misconfigured, Problem
 from rules.locked import Locked
 from rules.pins import pins
 from rules.source import ELSEWHERE, Source
@@ -27,6 +28,7 @@ __all__ = [
     "Rendering",
     "action",
     "ask",
+    "file",
     "launched",
     "release",
     "repository",
@@ -194,10 +196,7 @@ def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:
         f"--max-tokens={asked.max_tokens or variant.shape.osl}",
         f"--concurrency={asked.concurrency}",
         *(("--answered",) if asked.metrics else ()),
-        inputs=(
-            *(() if url else server),
-            ("data", Files(root=str(data), members=(("", digest.of_file(data)),))),
-        ),
+        inputs=(*(() if url else server), ("data", file(data))),
         outputs=("answers.jsonl",),
     )
 
@@ -210,9 +209,7 @@ def score(name: str, metrics: Sequence[str], answers: Path, reference: Path | No
         "score",
         {key: f"{{{key}}}" for key in files},
         f"--metrics={','.join(metrics)}",
-        inputs=tuple(
-            (key, Files(root=str(path), members=(("", digest.of_file(path)),))) for key, path in files.items()
-        ),
+        inputs=tuple((key, file(path)) for key, path in files.items()),
         outputs=("scores.json", "scores.jsonl"),
         packages=("sacrebleu", "torchmetrics"),
     )
@@ -243,13 +240,13 @@ def action(
 @cache
 def tool(name: str) -> Files:
     """rules/tools/<name>.py, which imports nothing of ours and so is its own complete digest."""
-    return _file(HERE / "tools" / f"{name}.py")
+    return file(HERE / "tools" / f"{name}.py")
 
 
 @cache
 def release(name: str) -> Files:
     """rules/releases/<name>.json."""
-    return _file(HERE / "releases" / f"{name}.json")
+    return file(HERE / "releases" / f"{name}.json")
 
 
 @cache
@@ -262,8 +259,13 @@ def templates(folder: str) -> Files:
     return Files(root=str(root), members=members)
 
 
-def _file(path: Path) -> Files:
-    return Files(root=str(path), members=(("", digest.of_file(path)),))
+def file(path: Path) -> Files:
+    """One file, keyed by its bytes as they are now. Raises Misconfigured when it cannot be read."""
+    try:
+        return Files(root=str(path), members=(("", digest.of_file(path)),))
+    except OSError as error:
+        problem = Problem(what=f"{path} cannot be read", facts=(("reason", str(error.strerror)),))
+        raise Misconfigured(problem) from error
 
 
 def _word(value: object) -> str:

@@ -236,7 +236,7 @@ class Memo:
 
     def _load(self) -> dict[str, list[object]]:
         try:
-            loaded = json.loads(self._path.read_text())
+            loaded = json.loads(text(str(self._path)))
         except (OSError, ValueError):
             return {}
         return loaded if isinstance(loaded, dict) else {}

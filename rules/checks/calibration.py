@@ -36,8 +36,9 @@ def calibration_given(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint='write calibration = { data = "file:PATH", column = "text", size = 512 }')
         return
     file = of.setting.root / given.data.removeprefix("file:")
-    if not file.exists():
-        yield Problem(what=f"{path}.data: {file} does not exist", hint="a .jsonl or .parquet file, or a folder of them")
+    if not (file.is_file() if file.suffix in TEXT_FILES else file.is_dir()):
+        what = f"{path}.data: {file} {'cannot be read as texts' if file.exists() else 'does not exist'}"
+        yield Problem(what=what, hint="a .jsonl or .parquet file, or a folder of them")
     if of.upstream and (file.suffix in TEXT_FILES or given.column != "text"):
         what = f"{path}: upstream's quantize.py reads a folder with a column `text`"
         yield Problem(what=what, hint='write quantizer = "modelopt" for anything else')

@@ -26,7 +26,12 @@ _CHAT = re.compile(r"(?i)(?<![a-z])(?:chat|instruct|it)(?![a-z])")
 @warning("raise isl, or shorten the prompts", "backend#624", "TRT-LLM#2702", "TRT-LLM#1780")
 def prompts_fit_isl(subject: Subject) -> Iterator[Problem]:
     """The questions of `eval` and prompts of `bench`, tokenised as the server does, fit isl: it refuses longer ones."""
-    lengths = list(_lengths(subject))
+    try:
+        lengths = list(_lengths(subject))
+    except ValueError as error:
+        what = f"{subject.path}.source: its tokenizer.json cannot be read"
+        yield Problem(what=what, facts=(("reason", str(error)),), hint="the server's tokenizer would not load it either")
+        return
     for index, shape in enumerate(subject.entry.shapes):
         longer = sum(length > shape.isl for length in lengths)
         if longer:
@@ -101,7 +106,10 @@ def _template(subject: Subject) -> str:
 
 
 def _lengths(subject: Subject) -> Iterator[int]:
-    """Tokens of each prompt; none where the prompts, the tokenizer or its library are not at hand."""
+    """Tokens of each prompt; none where the prompts, the tokenizer or its library are not at hand.
+
+    Raises ValueError for a tokenizer.json that is none.
+    """
     folder, files = _folder(subject), _files(subject.entry)
     rules = _text(folder / "tokenizer.json") if folder and files else ""
     if not rules:
@@ -110,7 +118,11 @@ def _lengths(subject: Subject) -> Iterator[int]:
         from tokenizers import Tokenizer
     except ImportError:
         return
-    tokenizer, special = Tokenizer.from_str(rules), subject.entry.serving.get("add_special_tokens") is not False
+    try:
+        tokenizer = Tokenizer.from_str(rules)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(str(error)) from error
+    special = subject.entry.serving.get("add_special_tokens") is not False
     for file, column in files:
         for row in islice(_rows(subject.root / file.removeprefix("file:")), _ROWS):
             prompt = next((row[name] for name in (column, *_COLUMNS) if name in row), None)
@@ -126,7 +138,7 @@ def _files(entry: Model) -> list[tuple[str, str | None]]:
 
 
 def _rows(file: Path) -> Iterator[Mapping[str | None, Any]]:
-    for line in _text(file).splitlines():
+    for line in _text(file).split("\n"):  # splitlines would split at U+2028 too
         try:
             row = json.loads(line)
         except ValueError:

@@ -105,6 +105,8 @@ def folder(root: Path) -> Path:
             (root / name / file).write_text(json.dumps(content))
     (root / "asked.jsonl").write_text("".join(f'{{"input": "{"a " * words}"}}\n' for words in (2, 4, 5)))
     texts(root)
+    (root / "folder.jsonl").mkdir()
+    (root / "asked.txt").touch()
     return root
 
 

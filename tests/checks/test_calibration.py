@@ -33,6 +33,18 @@ EXAMPLES: Examples = {
             ".jsonl",
         ),
         Tiny(
+            {"precisions": '["fp8"]', "calibration": '{ data = "file:folder.jsonl" }'},
+            {"precisions": '["fp8"]', "calibration": TEXTS},
+            "models.m.calibration.data: {root}/folder.jsonl cannot be read as texts",
+            "a folder of them",
+        ),
+        Tiny(
+            {"precisions": '["fp8"]', "calibration": '{ data = "file:asked.txt" }'},
+            {"precisions": '["fp8"]', "calibration": TEXTS},
+            "models.m.calibration.data: {root}/asked.txt cannot be read as texts",
+            ".jsonl or .parquet",
+        ),
+        Tiny(
             {"precisions": '["fp8"]', "calibration": TEXTS, "build": '{ quantizer = "upstream" }'},
             {"precisions": '["fp8"]', "calibration": '{ data = "file:texts" }', "build": '{ quantizer = "upstream" }'},
             "models.m.calibration: upstream's quantize.py reads a folder with a column `text`",

@@ -70,6 +70,18 @@ def test_prompts_that_cannot_be_counted_are_not_judged(root: Path, spoiled: str)
     assert not said("prompts-fit-isl", toml(**{**ASKED, "shapes": SHORT}), root)
 
 
+def test_a_tokenizer_that_is_none_is_told(root: Path) -> None:
+    (root / "Chat-Instruct/tokenizer.json").write_text('{"model": 1}')
+    (told,) = said("prompts-fit-isl", toml(**{**ASKED, "shapes": SHORT}), root)
+    assert told.startswith("models.m.source: its tokenizer.json cannot be read\n    reason  ")
+
+
+def test_a_line_separator_within_a_prompt_does_not_end_its_row(root: Path) -> None:
+    (root / "asked.jsonl").write_text(json.dumps({"text": "a a a a\u2028a a"}, ensure_ascii=False), encoding="utf-8")
+    (told,) = said("prompts-fit-isl", toml(**{**ASKED, "shapes": SHORT}), root)
+    assert "1 of 1 prompts" in told
+
+
 def test_rows_that_are_no_prompts_are_left_out(root: Path) -> None:
     rows = ["{", "[]", json.dumps({"other": "x"}), json.dumps({"text": "a a a a a a"})]
     (root / "asked.jsonl").write_text("\n".join(rows))
