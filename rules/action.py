@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -17,7 +17,7 @@ from typing import Literal
 
 from rules import digest
 
-__all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Pinned", "Receipt", "key", "manifest"]
+__all__ = ["Action", "Entry", "Files", "Input", "Local", "Output", "Pinned", "Receipt", "closure", "key", "manifest"]
 
 MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -128,7 +128,10 @@ class Receipt:
     @staticmethod
     def parse(text: str) -> Receipt:
         """Reads `text()` back. Raises ValueError when `text` is anything else."""
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError:  # from a remote anything may come
+            raise ValueError("it is nested too deep") from None
         if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("files"), list):
             raise ValueError("not a version 1 receipt")
         entries = tuple(_entry(row) for row in data["files"])
@@ -173,6 +176,17 @@ def manifest(action: Action, digests: Mapping[str, str]) -> str:
 def key(text: str) -> str:
     """The key of an action: BLAKE3 of its manifest."""
     return digest.of_text(text)
+
+
+def closure(names: Iterable[str], needs: Callable[[str], Iterable[str]]) -> set[str]:
+    """`names`, all that they need, all that that needs, and so on."""
+    pending, found = list(names), set[str]()
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found.add(name)
+            pending += needs(name)
+    return found
 
 
 def _input_lines(name: str, source: Input, digests: Mapping[str, str]) -> list[str]:

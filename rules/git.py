@@ -20,7 +20,7 @@ def revision(root: Path) -> str:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return ""
 
 
@@ -29,9 +29,9 @@ def commits(root: Path, since: str, until: str) -> list[tuple[str, str, str]]:
     span = f"{since.rstrip('+')}..{until.rstrip('+')}"
     try:
         told = _git(root, "log", f"-n{_MANY}", "--format=%h%x1f%cs%x1f%s", "--end-of-options", span)
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return []
-    rows = (line.split("\x1f", 2) for line in told.splitlines())
+    rows = (line.split("\x1f", 2) for line in told.split("\n"))
     return [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
 
 
@@ -46,7 +46,7 @@ def export(root: Path, rev: str, target: Path) -> None:
             assert process.stdout is not None
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 archive.extractall(target)  # noqa: S202 - our own repository's files
-    except (OSError, subprocess.CalledProcessError, tarfile.TarError) as error:
+    except (OSError, subprocess.SubprocessError, tarfile.TarError) as error:
         raise _no_revision(rev, error) from error
 
 
@@ -73,7 +73,7 @@ def commit(root: Path, rev: str) -> str:
     """The commit that `rev` names. Raises Misconfigured."""
     try:
         return _commit(root, rev)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         raise _no_revision(rev, error) from error
 
 
@@ -81,7 +81,7 @@ def file(root: Path, rev: str, path: str) -> str | None:
     """The text of a file, below the folder `root`, as it is in a revision; None where it is not there."""
     try:
         return _git(root, "show", f"{rev}:./{path}")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -96,5 +96,7 @@ def _no_revision(rev: str, error: Exception) -> Misconfigured:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    """What git says; bytes that are not UTF-8 come as U+FFFD."""
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    ran = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60)
+    return ran.stdout.strip()

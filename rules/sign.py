@@ -59,7 +59,7 @@ def _statement(key: str, receipt: Receipt) -> bytes:
 def _parse(text: str) -> dict[str, str]:
     try:
         loaded = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # from a remote anything may come
         return {}
     return loaded if isinstance(loaded, dict) else {}
 

@@ -73,6 +73,13 @@ def test_the_commits_between_two_revisions_are_named_newest_first(repository: Pa
     assert git.revision(repository).startswith(found[0][0])
 
 
+def test_a_file_that_is_not_utf_8_is_read_as_far_as_it_can_be(repository: Path) -> None:
+    (repository / "models.toml").write_bytes(b"caf\xe9")
+    _git(repository, "commit", "-qam", "second")
+    assert git.file(repository, "HEAD", "models.toml") == "caf\ufffd"
+    assert git.file(repository, "HEAD", "nothing") is None
+
+
 def test_between_revisions_that_git_does_not_know_there_are_no_commits(repository: Path, tmp_path: Path) -> None:
     assert git.commits(repository, "0" * 40, git.revision(repository)) == []
     assert git.commits(repository, "", "") == []

@@ -35,7 +35,10 @@ def test_a_signature_is_of_one_key_and_one_receipt() -> None:
     assert not believed(text, "00" * 32, ENGINE, {public_key(ALICE)})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"zz": "zz"}', '{"11": 3}', json.dumps({"11" * 32: "00" * 64})])
+UNREADABLE = ("", "[]", "{", '{"zz": "zz"}', '{"11": 3}', json.dumps({"11" * 32: "00" * 64}), "[" * 100_000)
+
+
+@pytest.mark.parametrize("text", UNREADABLE, ids=range(len(UNREADABLE)))
 def test_an_unreadable_signature_signs_nothing(text: str) -> None:
     assert signers(text, KEY, ENGINE) == ()
 

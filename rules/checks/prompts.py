@@ -29,8 +29,8 @@ def prompts_fit_isl(subject: Subject) -> Iterator[Problem]:
     try:
         lengths = list(_lengths(subject))
     except ValueError as error:
-        what = f"{subject.path}.source: its tokenizer.json cannot be read"
-        yield Problem(what=what, facts=(("reason", str(error)),), hint="the server's tokenizer would not load it either")
+        what, hint = f"{subject.path}.source: its tokenizer.json cannot be read", "the server could not load it either"
+        yield Problem(what=what, facts=(("reason", str(error)),), hint=hint)
         return
     for index, shape in enumerate(subject.entry.shapes):
         longer = sum(length > shape.isl for length in lengths)
