@@ -2,16 +2,21 @@
 
 A checkout that uses the store leaves its name in `roots/`, so that collecting in one spares what the others have. What
 a person wants to keep in any case has a file in `pins/`: the target's name, then a key per line.
+
+Other processes write to the store and collect in it meanwhile: what is listed here may be gone a moment later.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rules import digest, sign, tree
@@ -62,7 +67,7 @@ class Limits:
 
 def totals(store: Store) -> Totals:
     """What is in the store."""
-    sizes = {content: store.blob(content).stat().st_size for content in store.digests()}
+    sizes = {content: found.st_size for content in store.digests() if (found := _look(store.blob(content)))}
     results = list(_results(store))
     named = {entry.digest for _, receipt in results for entry in receipt.entries}
     loose = sum(size for content, size in sizes.items() if content not in named)
@@ -74,7 +79,9 @@ def verify(cache: Cache, heard: _Heard) -> tuple[list[str], list[str]]:
     store = cache.store
     contents = list(store.digests())
     with ThreadPoolExecutor() as pool:
-        for count, (content, good) in enumerate(zip(contents, pool.map(_good(store), contents), strict=True), 1):
+        for count, (content, good) in enumerate(
+            zip(contents, pool.map(partial(_good, store), contents), strict=True), 1
+        ):
             heard(f"read {count} of {len(contents)} blobs")
             if not good:
                 store.blob(content).unlink(missing_ok=True)
@@ -148,11 +155,12 @@ def collect(store: Store, keep: set[str], limits: Limits) -> int:
     """
     before = _size(store)
     now = time.time()
-    by_use = sorted(_results(store), key=lambda pair: -_used(store, pair[0]))
+    looks = ((_look(store.result_path(key)), key, receipt) for key, receipt in _results(store))
+    results = [(found.st_mtime, key, receipt) for found, key, receipt in looks if found]
     size = 0
-    for key, receipt in by_use:
+    for used, key, receipt in sorted(results, key=lambda row: -row[0]):
         size += receipt.size()
-        too_old = limits.age_s is not None and now - _used(store, key) > limits.age_s
+        too_old = limits.age_s is not None and now - used > limits.age_s
         too_much = limits.size is not None and size > limits.size
         if key not in keep and (too_old or too_much):
             store.forget(key)
@@ -173,7 +181,8 @@ def cool(store: Store, age_s: float) -> int:
     """
     before, now = sum(warm(store).values()), time.time()
     for folder in (store.root / "warm").glob("*"):
-        if now - max((path.stat().st_mtime for path in folder.iterdir()), default=0.0) >= age_s:
+        written = (found.st_mtime for path in folder.iterdir() if (found := _look(path)))
+        if now - max(written, default=0.0) >= age_s:
             _remove(folder)
     return before - sum(warm(store).values())
 
@@ -182,7 +191,7 @@ def sweep_work(artifacts: Path, wanted: set[Path], grace_s: float) -> None:
     """Removes work folders and half-made files of builds that ended, and outputs of actions that are no more."""
     old = time.time() - grace_s
     for path in (*artifacts.glob("work/*"), *artifacts.glob("*/.*")):
-        if path.stat().st_ctime < old:
+        if _older(path, old):
             _remove(path)
     for record in artifacts.glob("*/*.record.json"):
         folder = record.with_name(record.name.removesuffix(".record.json"))
@@ -196,13 +205,14 @@ def _sweep(store: Store, old: float) -> None:
     named = {entry.digest for _, receipt in _results(store) for entry in receipt.entries}
     for content in list(store.digests()):
         path = store.blob(content)
-        if content not in named and path.stat().st_ctime < old:
+        if content not in named and _older(path, old):
             path.unlink(missing_ok=True)
     for path in store.root.glob("sha256/*/[!.]*"):
-        if not store.blob(path.read_text(encoding="utf-8")).exists():
+        noted = store.note("sha256", path.parent.name + path.name)
+        if noted and not store.blob(noted).exists():
             path.unlink(missing_ok=True)
     for path in store.root.glob("*/*/.*"):
-        if path.stat().st_ctime < old:
+        if _older(path, old):
             _remove(path)
 
 
@@ -217,20 +227,34 @@ def _results(store: Store) -> Iterator[tuple[str, Receipt]]:
             yield key, receipt
 
 
-def _good(store: Store) -> Callable[[str], bool]:
-    return lambda content: digest.of_file(store.blob(content)) == content
+def _good(store: Store, content: str) -> bool:
+    """Whether the blob can be read and is what its name says."""
+    try:
+        return digest.of_file(store.blob(content)) == content
+    except OSError:
+        return False
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """What there is at `path` itself, be it a link; None when it is gone by now."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
+
+
+def _older(path: Path, moment: float) -> bool:
+    """Whether it is there, and has not changed since `moment` (seconds since 1970)."""
+    found = _look(path)
+    return found is not None and found.st_ctime < moment
 
 
 def _size(store: Store) -> int:
-    return sum(store.blob(content).stat().st_size for content in store.digests())
+    return sum(found.st_size for content in store.digests() if (found := _look(store.blob(content))))
 
 
 def _folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _used(store: Store, key: str) -> float:
-    return store.result_path(key).stat().st_mtime
+    return sum(found.st_size for path in folder.rglob("*") if (found := _look(path)) and stat.S_ISREG(found.st_mode))
 
 
 def _remove(path: Path) -> None:

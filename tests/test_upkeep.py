@@ -133,6 +133,32 @@ def test_a_blob_whose_build_may_still_be_writing_stays(tmp_path: Path) -> None:
     assert len(list(lab.store.digests())) == 1
 
 
+def test_what_another_process_removes_meanwhile_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(tmp_path)
+    made(lab, "s:a", "four")
+    half = lab.store.root / "blobs" / "ab" / ".cd.1-1.tmp"
+    half.parent.mkdir(exist_ok=True)
+    listed = [*lab.store.digests(), "ab" * 32]
+    monkeypatch.setattr(lab.store, "digests", lambda: iter(listed))
+    monkeypatch.setattr(Path, "glob", lambda self, _: iter([half]) if self == lab.store.root else iter(()))
+    found = upkeep.totals(lab.store)
+    assert (found.blobs, found.size) == (1, 4)
+    assert upkeep.collect(lab.store, set(), Limits(grace_s=0)) == 4
+    assert upkeep.verify(lab.cache, print) == ([], [])
+
+
+def test_a_blob_that_cannot_be_read_is_no_good_one(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    action = made(lab, "s:a", "text")
+    (content,) = lab.store.digests()
+    lab.store.blob(content).unlink()
+    lab.store.blob(content).symlink_to("nowhere")
+    repaired, removed = upkeep.verify(lab.cache, print)
+    assert (repaired, len(removed)) == ([], 1)
+    lab.executor.artifacts.clean("s:a")
+    assert lab.make(action) == ["ran"]
+
+
 def test_half_written_files_and_orphans_go(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     made(lab, "s:kept", "kept")
