@@ -50,7 +50,7 @@ DOIT: tuple[tuple[str, ...], ...] = (
     ("bench", "sweep", "choosing", "evaluation", "tables"),
     ("tasks", "serving", "page"),
     ("commands",),
-    ("commands.affected", "commands.lock", "commands.plan", "commands.render"),
+    ("commands.affected", "commands.help", "commands.lock", "commands.plan", "commands.render"),
     ("commands.check", "commands.run", "commands.schema", "commands.serve", "commands.stop"),
     ("commands.bench", "commands.cache", "commands.eval", "commands.recommend", "commands.report", "commands.why"),
 )

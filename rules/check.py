@@ -64,8 +64,13 @@ def default_exists(file: File) -> Iterator[Problem]:
     serve = file.spec.serve
     for key, names in (("default", file.spec.default), ("serve.default", serve.default), ("serve.gpus", serve.gpus)):
         for name in names:
-            if name not in known:
+            if name not in known and not _of_a_torn(file.spec, name):
                 yield Problem(what=f"{key}: there is no {name!r}", hint=nearest(name, known))
+
+
+def _of_a_torn(spec: Spec, name: str) -> bool:
+    """Whether `name` may be of an entry that is there and not well formed: nobody knows its variants."""
+    return any(f"{name}_".startswith(f"{torn.removeprefix('models.')}_") for torn in spec.torn)
 
 
 _ABOUT_FILES: tuple[Rule[File], ...] = (backend_exists, names_differ, default_exists)

@@ -39,7 +39,8 @@ def look(executor: Executor, wanted: Iterable[Action]) -> list[Outlook]:
     receipts: dict[str, Receipt] = {}
     found: dict[str, Outlook] = {}
     for action in wanted:
-        unsure = [name for name in action.needs() if name in found and found[name].status in ("run", "blocked")]
+        needs = dict.fromkeys(action.needs())
+        unsure = [name for name in needs if name in found and found[name].status in ("run", "blocked")]
         if unsure:
             reasons = tuple(f"waits for {name}" for name in unsure)
             found[action.name] = history.outlook(action, "blocked", None, reasons)

@@ -5,6 +5,7 @@ This module knows the file's shape; what a precision or an option means is its b
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,11 @@ _WORDING: Mapping[str, tuple[str, str]] = {
     "greater_than": ("must be more than {gt:g}", "raise it"),
     "literal_error": ("must be {expected}", "write one of these"),
     "missing": ("is missing", "this key has no default"),
+}
+_PATTERNS: Mapping[str, tuple[str, str]] = {  # the same for what must look like something
+    "^file:.": ("must be file:PATH", "write file: before the path"),
+    "^[0-9a-f]{64}$": ("must be 64 hexadecimal digits", "docs/cache.md says how a key is made"),
+    r"^[\w-]+(,[\w-]+)*$": ("must be a list of GPUs in one string", 'as in "0,1"'),
 }
 
 
@@ -218,10 +224,12 @@ class Parallelism:
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """The whole file. `default` are the groups that `doit` without arguments builds; () is all of them. `locked` is
-    what models.lock says beside it.
+    what models.lock says beside it. `torn` are the entries, as in `models.NAME`, that are there and not well formed:
+    nobody is told that they are missing.
     """
 
     default: tuple[str, ...] = ()
+    torn: frozenset[str] = frozenset()
     locked: Mapping[str, Locked] = field(default_factory=dict)
     cache: Cache
     serve: Serve
@@ -242,6 +250,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
     "k8s": Kubernetes,
 }
 _KEYS = (*_TABLES, *_SINGLES, "default")
+_LOOSE = frozenset(("bench", "eval", "gates", "k8s"))  # of an entry: what is wrong in them says nothing of its engines
 _Entry = TypeVar("_Entry", bound=BaseModel)
 
 
@@ -258,6 +267,7 @@ def read(text: str, lock: str = "") -> tuple[Spec, list[Problem]]:
     problems = [_unknown_table(name) for name in data if name not in _KEYS]
     spec = Spec(
         locked=locked,
+        torn=frozenset(f"{table}.{name}" for table in _TABLES for name in _named(data, table)),
         default=_default(data, problems),
         cache=_single("cache", Cache, data, problems) or Cache(),
         serve=_single("serve", Serve, data, problems) or Serve(),
@@ -266,7 +276,8 @@ def read(text: str, lock: str = "") -> tuple[Spec, list[Problem]]:
         models=_entries("models", Model, data, problems),
         k8s=_single("k8s", Kubernetes, data, problems) or Kubernetes(),
     )
-    return spec, problems + unreadable
+    whole = {f"{table}.{name}" for table in _TABLES for name in getattr(spec, table)}
+    return replace(spec, torn=spec.torn - whole), problems + unreadable
 
 
 def schema() -> dict[str, Any]:
@@ -280,6 +291,11 @@ def schema() -> dict[str, Any]:
 def strict_problems(path: str, error: ValidationError, known: Sequence[str]) -> list[Problem]:
     """Pydantic's findings as ours: the path in models.toml, what is wrong, the nearest of the `known` keys."""
     return [_problem(path, detail, known) for detail in error.errors(include_url=False)]
+
+
+def _named(data: Mapping[str, Any], table: str) -> list[str]:
+    entries = data.get(table, {})
+    return list(entries) if isinstance(entries, dict) else []
 
 
 def _default(data: Mapping[str, Any], problems: list[Problem]) -> tuple[str, ...]:
@@ -308,7 +324,21 @@ def _parse(path: str, kind: type[_Entry], value: object, problems: list[Problem]
         return kind.model_validate(value)
     except ValidationError as error:
         problems += strict_problems(path, error, tuple(kind.model_fields))
+        return _without(kind, value, {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]})
+
+
+def _without(kind: type[_Entry], value: object, wrong: set[str]) -> _Entry | None:
+    """The entry without the keys that are `wrong`, where the others can be judged without them: so its other mistakes
+    are told at once, too. Of its gates, which are about what `eval` and `bench` say, misspelt ones stay.
+    """
+    known = set(kind.model_fields) - _LOOSE
+    loose = all(key not in known and not difflib.get_close_matches(key, known) for key in wrong)
+    if kind is not Model or not isinstance(value, dict) or not wrong or not loose:
         return None
+    rest = {key: it for key, it in value.items() if key not in wrong}
+    if "gates" in rest:
+        rest["gates"] = {name: limit for name, limit in rest["gates"].items() if name not in LIMITS}
+    return kind.model_validate(rest)
 
 
 def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
@@ -320,9 +350,11 @@ def _problem(path: str, detail: ErrorDetails, known: Sequence[str]) -> Problem:
         )
         return Problem(what=f"{where}: unknown key", hint=nearest(word, words))
     facts = () if detail["type"] == "missing" else (("got", repr(detail["input"])[:80]),)
-    if detail["type"] not in _WORDING:
+    wording = _PATTERNS if detail["type"] == "string_pattern_mismatch" else _WORDING
+    word = detail.get("ctx", {}).get("pattern", detail["type"])
+    if word not in wording:
         return Problem(what=f"{where}: {detail['msg']}", facts=facts, hint="doit schema prints what may stand here")
-    what, hint = (text.format(**detail.get("ctx", {})) for text in _WORDING[detail["type"]])
+    what, hint = (text.format(**detail.get("ctx", {})) for text in wording[word])
     return Problem(what=f"{where}: {what}", facts=facts, hint=hint)
 
 

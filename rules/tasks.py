@@ -1,7 +1,7 @@
 """models.toml as doit tasks. A dodo.py needs two lines:
 
     from rules.tasks import DOIT_CONFIG, task_engines
-    __all__ = ["DOIT_CONFIG", "task_engines"]
+    __all__ = ["DOCS", "DOIT_CONFIG", "task_engines"]
 
 `checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
 stage alone is all of it. `bench:X` and `eval:X` measure, each time anew. `doit` alone is `build` of the `default`.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rules.variant import Variant
     from rules.workspace import Workspace
 
-__all__ = ["DOIT_CONFIG", "here", "named", "stale", "task_engines"]
+__all__ = ["DOCS", "DOIT_CONFIG", "here", "named", "stale", "task_engines"]
 
 DOIT_CONFIG: Mapping[str, Any] = {
     "dep_file": "artifacts/.doit.db",
@@ -44,15 +44,15 @@ DOIT_CONFIG: Mapping[str, Any] = {
     "default_tasks": [DEFAULT],
 }
 
-_DOCS = {
+DOCS = {
     "source": "the checkpoint as its source has it, verified",
     "checkpoint": "weights in one precision, shared by all shapes",
     "engine": "an engine for one shape",
     "build": "the Triton model repository, ready to serve",
     "smoke": "the repository served by the real server, and asked",
+    "bench": "the repository served and put under load: an observation, made anew each time",
     "eval": "its answers to the user's questions, scored: an observation, made anew each time",
     "k8s": "manifests with which a cluster serves the repository",
-    "bench": "the repository served and put under load: an observation, made anew each time",
 }
 
 
@@ -83,7 +83,7 @@ def task_engines() -> Iterator[dict[str, Any]]:
     with _uncollected():
         space = here()
         for stage in space.plan.names:
-            yield {"basename": stage, "name": None, "doc": _DOCS[stage]}
+            yield {"basename": stage, "name": None, "doc": DOCS[stage]}
         for action in space.plan.actions.values():
             yield {"basename": action.stage, "name": action.name.partition(":")[2], **_task(space, action)}
         for stage, names in space.plan.names.items():
@@ -141,7 +141,7 @@ def _evaluations(space: Workspace) -> Iterator[dict[str, Any]]:
     from rules import evaluation
 
     asked = {f"build:{name}": f"eval:{name}" for name, it in space.plan.variants.items() if it.entry.eval}
-    yield {"basename": "eval", "name": None, "doc": _DOCS["eval"]}
+    yield {"basename": "eval", "name": None, "doc": DOCS["eval"]}
     for name in asked.values():
         variant = space.plan.variants[name.partition(":")[2]]
         others = filter(None, (variant, evaluation.reference_of(space, variant)))
@@ -160,7 +160,7 @@ def _evaluations(space: Workspace) -> Iterator[dict[str, Any]]:
 
 def _benches(space: Workspace) -> Iterator[dict[str, Any]]:
     """`bench:X` of every variant, and their groups."""
-    yield {"basename": "bench", "name": None, "doc": _DOCS["bench"]}
+    yield {"basename": "bench", "name": None, "doc": DOCS["bench"]}
     for variant in space.plan.variants:
         yield {
             "basename": "bench",

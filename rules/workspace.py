@@ -38,11 +38,14 @@ class Workspace:
         return tuple(f"build:{name}" for name in self.plan.spec.default) or ("build",)
 
     def actions(self, target: str) -> tuple[str, ...]:
-        """The actions that `stage:name` or a stage stands for. Raises Misconfigured with an unknown name."""
+        """The actions that `stage:name` or a stage stands for; to measure takes what `build` makes. Raises
+        Misconfigured with an unknown name.
+        """
         stage, _, name = target.partition(":")
-        by_name = self.plan.names.get(stage)
+        by_name = self.plan.names.get("build" if stage in plans.MEASURED else stage)
         if by_name is None:
-            raise Misconfigured(Problem(what=f"{stage!r} is not a stage", hint=nearest(stage, plans.STAGES)))
+            known = (*plans.STAGES, *plans.MEASURED)
+            raise Misconfigured(Problem(what=f"{stage!r} is not a stage", hint=nearest(stage, known)))
         if not name:
             return tuple(dict.fromkeys(action for of in by_name.values() for action in of))
         if name not in by_name:

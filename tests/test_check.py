@@ -173,6 +173,40 @@ def test_everything_that_is_wrong_or_unwise_is_told_of_a_file_that_cannot_be_rea
     assert {"parallelism-written", "tp-divides-heads", "paged-context-used"} <= set(told)
 
 
+def _told(text: str, root: Path) -> list[str]:
+    """What `doit check` calls an error."""
+    return [found.problem.what for found in check.examine(text, root) if found.severity == "error"]
+
+
+def test_what_is_wrong_in_a_measurement_hides_nothing_of_the_engine(root: Path) -> None:
+    wrong: Mapping[str, Any] = {
+        "eval": '{ data = "q.jsonl" }',
+        "bench": "{ concurency = [1] }",
+        "gates": "{ ttft = 4, agreement = 0.9 }",
+    }
+    told = _told(toml(parallelism='["tp3"]', note='"ours"', **wrong), root)
+    assert sorted(text.split(":")[0] for text in told) == [
+        "models.m.bench.concurency",
+        "models.m.eval.data",
+        "models.m.gates.ttft",
+        "models.m.note",
+        "models.m.parallelism",
+    ]
+
+
+def test_a_misspelt_key_of_the_engine_is_told_alone_since_the_rest_depends_on_it(root: Path) -> None:
+    assert _told(toml(calibraton="{}", precisions='["fp8"]'), root) == ["models.m.calibraton: unknown key"]
+
+
+def test_what_is_there_and_not_well_formed_is_not_told_to_be_missing(root: Path) -> None:
+    text = toml().replace("sm = 90", 'sm = "90"').replace('runner = "local"', 'runner = "dokcer"')
+    told = _told(f'default = ["n", "n_fp16", "x"]\n{text}[models.n]\nsource = "tiny:qwen2"\n', root)
+    paths = {line.partition(":")[0] for line in told}
+    assert {"toolchains.t.runner", "platforms.p.sm", "models.n.shapes"} <= paths
+    assert not {"models.m.toolchain", "models.m.platform"} & paths
+    assert [line for line in told if line.startswith("default")] == ["default: there is no 'x'"]
+
+
 def test_a_backend_that_there_is_not_is_told_once_and_names_the_nearest(root: Path) -> None:
     spec, _ = read(toml(**CPU).replace("openvino", "openvin"))
     (problem,) = problems(spec, root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from rules.case import Case, about
@@ -69,8 +70,9 @@ def flags_known(of: Case) -> Iterator[Problem]:
     path, known = f"{of.path}.build", (*INTENTS, *(name for name in of.release.flags("build") if name not in OWN))
     for name, value in of.build.items():
         flag = of.release.flag("build", name)
-        if name in OWN:
-            yield Problem(what=f"{path}.{name}: is not set here", hint=OWN[name])
+        meant = next(iter(() if flag else difflib.get_close_matches(name, OWN, n=1, cutoff=0.85)), name)
+        if meant in OWN:
+            yield Problem(what=f"{path}.{name}: is not set here", hint=OWN[meant])
         elif flag is None and name not in INTENTS:
             yield unknown_flag(path, name, of.release, "build", known)
         elif flag and name not in INTENTS:

@@ -90,7 +90,7 @@ def toolchain_exists(subject: Subject) -> Iterator[Problem]:
     """Every toolchain that is named has a table."""
     known = tuple(subject.spec.toolchains)
     for name in subject.entry.toolchains():
-        if name not in known:
+        if name not in known and f"toolchains.{name}" not in subject.spec.torn:
             hint = nearest(name, known) or "write [toolchains.NAME]"
             yield Problem(what=f"{subject.path}.toolchain: there is no toolchain {name!r}", hint=hint)
 
@@ -99,7 +99,7 @@ def toolchain_exists(subject: Subject) -> Iterator[Problem]:
 def platform_exists(subject: Subject) -> Iterator[Problem]:
     """The platform has a table, and an engine for GPUs names one: it runs on the architecture it was built for."""
     name, known = subject.entry.platform, tuple(subject.spec.platforms)
-    if name is not None and name not in known:
+    if name is not None and name not in known and f"platforms.{name}" not in subject.spec.torn:
         hint = nearest(name, known) or "write [platforms.NAME]"
         yield Problem(what=f"{subject.path}.platform: there is no platform {name!r}", hint=hint)
     if name is None and any(family.device == "gpu" for _, family in subject.families()):

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from getopt import GetoptError, gnu_getopt
 
 from doit.cmd_base import Command
+from doit.exceptions import InvalidCommand
 
-from rules.errors import BuildError
+from rules.errors import BuildError, nearest
 
-__all__ = ["EngineCommand"]
+__all__ = ["HELP", "EngineCommand"]
+
+HELP = frozenset(("-h", "--help"))
 
 
 class EngineCommand(Command):
     """A doit command whose options may follow names, as people type them; doit's parser stops at the first name."""
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Puts the options first and goes on as doit does."""
-        with suppress(GetoptError):  # doit's parser says what is wrong
-            options, names = gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
-            in_args = [*(f"{option}={value}" if value else option for option, value in options), *names]
+        """Puts the options first and goes on as doit does; --help is told as `doit help COMMAND` tells it."""
+        if HELP.intersection(in_args):
+            print(self.help())
+            return 0
         try:
-            return int(super().parse_execute(in_args))
+            options, names = gnu_getopt(in_args, self.cmdparser.get_short(), self.cmdparser.get_long())
+        except GetoptError as error:
+            raise InvalidCommand(self._refused(error)) from error
+        typed = [*(f"{option}={value}" if value else option for option, value in options), *names]
+        try:
+            return int(super().parse_execute(typed))
         except BuildError as error:
             sys.stderr.write(f"ERROR: {error}\n")
             return 1
+
+    def _refused(self, error: GetoptError) -> str:
+        known = [f"--{word.rstrip('=')}" for word in self.cmdparser.get_long()]
+        close = nearest(f"--{error.opt}", known) or "it has none"
+        return f"doit {self.name}: {error.msg}\n    hint: {close}; doit help {self.name} says more"

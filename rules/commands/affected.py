@@ -7,6 +7,7 @@ in git; an installed wheel plans both), so a change of any of them counts.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Affected(EngineCommand):
             print(json.dumps({"version": 1, "since": opt_values["since"], "variants": names}))
         elif names:
             print("\n".join(names))
+        else:
+            print(f"no variant is another one than at {opt_values['since']}", file=sys.stderr)
         return 0
 
 

@@ -17,7 +17,7 @@ from rules import check, host, preflight, workspace
 from rules.commands import EngineCommand
 from rules.commands.plan import closure
 from rules.errors import BuildError
-from rules.plan import STAGES
+from rules.plan import MEASURED, STAGES
 from rules.rule import Finding
 from rules.tasks import here, named
 
@@ -61,7 +61,7 @@ def _found(targets: list[str]) -> list[Finding]:
     if not targets:
         return found
     space = here()
-    wanted = named(space, (one if one.partition(":")[0] in STAGES else f"build:{one}" for one in targets))
+    wanted = named(space, (one if one.partition(":")[0] in (*STAGES, *MEASURED) else f"build:{one}" for one in targets))
     stale = [action.name for action in closure(space, wanted) if not space.fresh(action.name, here=False)]
     about = check.findings(space.plan.spec, root, space.variants(wanted))
     return [*about, *(one for one in preflight.survey(space, stale, serve=True) if one not in about)]

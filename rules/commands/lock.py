@@ -53,6 +53,8 @@ class Lock(EngineCommand):
         found, refused = _ask(wanted, before)
         kept = before if pos_args else {name: it for name, it in before.items() if name in wanted}
         after = {**kept, **found}
+        if not wanted:
+            print("nothing to lock: no source is on a hub or in a bucket")
         for name in sorted(wanted):
             _tell(name, before.get(name), after.get(name), parsed)
         for name in sorted(before.keys() - after.keys()):

@@ -27,7 +27,11 @@ class PlanCommand(EngineCommand):
     name = "plan"
     doc_purpose = "show what would run and why, without running it"
     doc_usage = "[TARGET...]"
-    doc_description = "TARGET is a stage, or stage:name as for `doit`. Without one: what `doit` alone would make."
+    doc_description = (
+        "TARGET is a stage, or stage:name as for `doit`. Without one: what `doit` alone would make. An action is fresh,"
+        " or its result is local (in the store) or remote, or it has to run, or it is blocked, which is no fault: what "
+        "it waits for has to run first, and if that makes what there was, nothing follows."
+    )
     cmd_options = (
         {"name": "json", "long": "json", "type": bool, "default": False, "help": "one object, for programs"},
     )

@@ -62,6 +62,8 @@ class Report(EngineCommand):
         for skipped, reason in found.unread:
             print(f"warning: {skipped} was left out: {reason}", file=sys.stderr)
         print(path)
+        if not found.variants():
+            print("nothing has been measured yet: doit bench:NAME, doit eval:NAME", file=sys.stderr)
         return 0
 
 

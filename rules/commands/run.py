@@ -13,6 +13,8 @@ from doit.exceptions import InvalidCommand
 from doit.loader import generate_tasks
 
 from rules import tasks
+from rules.commands import HELP
+from rules.commands.help import told, unknown
 from rules.errors import BuildError
 from rules.report import Reporter
 
@@ -34,16 +36,28 @@ class Run(PlainRun):
     cmd_options = (*PlainRun.cmd_options, _NO_CHECK)
     loader: Any
 
+    def __init__(self, *args: Any, cmds: Iterable[str] = (), **others: Any) -> None:
+        super().__init__(*args, cmds=cmds, **others)
+        self._commands = tuple(cmds)
+
     def parse_execute(self, in_args: list[str]) -> int:
-        """As doit's, but `--no-check` may follow the targets, as people type it."""
+        """As doit's, but `--no-check` may follow the targets, as people type it, and so may `--help`."""
+        if HELP.intersection(in_args):
+            print("\n\n".join(filter(None, (told(tasks.here(), word) for word in in_args))) or self.help())
+            return 0
         flag = f"--{_NO_CHECK['long']}"
         rest = [word for word in in_args if word != flag]
         return int(super().parse_execute([*[flag][: len(in_args) - len(rest)], *rest]) or 0)
 
     def execute(self, params: Any, args: list[str]) -> int:
-        """As doit's, with a loader that leaves fresh actions out."""
+        """As doit's, with a loader that leaves fresh actions out. A word that is nothing is told with the nearest."""
         self.loader = _Loader(self.loader, params)
-        return int(super().execute(params, args) or 0)
+        try:
+            return int(super().execute(params, args) or 0)
+        except InvalidCommand as error:
+            if not error.not_found:
+                raise
+            raise InvalidCommand(str(unknown(tasks.here(), error.not_found, self._commands))) from error
 
 
 class _Loader(TaskLoader2):

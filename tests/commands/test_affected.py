@@ -35,6 +35,7 @@ def clone(tmp_path: Path, shared_site: Path) -> Space:
 def affected(space: Space) -> list[str]:
     result = space.run("affected", "--since", "HEAD")
     assert result.rc == 0, result.err
+    assert bool(result.out) is not bool(result.err)
     return result.out.split()
 
 

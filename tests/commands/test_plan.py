@@ -45,6 +45,10 @@ def test_a_plan_runs_nothing_and_names_what_would(workspace: Space) -> None:
     assert workspace.ran() == []
 
 
+def test_to_measure_takes_what_a_build_makes(workspace: Space) -> None:
+    assert statuses(workspace, "bench:m", "eval") == statuses(workspace, "build")
+
+
 def test_each_row_has_every_field(workspace: Space) -> None:
     plan = json.loads(workspace.run("plan", "--json").out)
     assert plan["version"] == 1

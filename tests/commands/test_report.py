@@ -73,3 +73,4 @@ def test_what_there_is_not_is_exit_3_with_the_nearest_name(
 
 def test_nothing_measured_is_said_and_no_mistake(workspace: Space) -> None:
     assert "Nothing has been measured" in workspace.build("report", "--format", "md")
+    assert "nothing has been measured yet: doit bench:NAME" in workspace.run("report").err

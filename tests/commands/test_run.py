@@ -85,9 +85,10 @@ def test_a_mistake_is_told_although_all_was_known(built: Space, later: dict[str,
 BIG = toml(parallelism='["tp8"]')
 
 
-def test_what_will_fail_is_told_before_anything_runs(workspace: Space) -> None:
+@pytest.mark.parametrize("target", ["build", "bench:m"])
+def test_what_will_fail_is_told_before_anything_runs(workspace: Space, target: str) -> None:
     workspace.write("models.toml", BIG)
-    result = workspace.run("build", CUDA_VISIBLE_DEVICES="0,1")
+    result = workspace.run(target, CUDA_VISIBLE_DEVICES="0,1")
     assert result.rc == 3
     assert "nothing was run (--no-check runs it all the same)" in result.err
     assert "this machine has not enough GPUs" in result.err
