@@ -1,16 +1,20 @@
-"""The load client against a server without a model, and beside the real perf_analyzer on a served variant.
+"""The load client against servers without a model, and beside perf_analyzer and AIPerf.
 
-    python benchmarks/load.py client
+    python benchmarks/load.py client [--before DIR]
     python benchmarks/load.py peer --repository artifacts/build/NAME --perf-analyzer PATH --libraries DIR
+    python benchmarks/load.py peer [--repository artifacts/build/NAME] --aiperf PATH
 
-client: what the client costs (CPU) and adds (TTFT): the stub stamps each response with the moments of the request's
-arrival and of the sending, on the same clock. peer: both ask the same server in turns for equal loads of prompts that
-nobody asked before; the figures of both come from their exports by one definition (rules/tools/load/measures.py).
+client: what the client costs (CPU, flat out against stub.py, which has the real gRPC library) and adds to TTFT (at an
+engine's pace, against bare.py, which stamps a response with the moments of the request's arrival and of the sending).
+`--before` is another load tool's folder, measured in turns. peer: both ask the same server in turns for equal loads of
+prompts that nobody asked before: a built repository's, or bare.py over OpenAI's chat. The figures of all come from
+their exports by one definition (rules/tools/load/measures.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -19,31 +23,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import peers
+from peers import Asked, Broken, Peer
 from timing import machine, table
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOAD = PROJECT / "rules" / "tools" / "load"
 WORDS = ("bees", "make", "honey", "while", "cache", "keeps", "keys", "values", "what", "was", "read", "of", "the")
+OSL = 32  # tokens of an answer, beside others
 SETTINGS: dict[str, Any] = {
     "model": "ensemble", "endpoint": "grpc", "stream": True, "fixed": True, "column": None, "size": None, "isl": 0,
-    "osl": 32, "concurrency": [1], "request_rate": [], "arrival": "poisson", "requests": 64, "seconds": None,
-    "warmup": 0, "repeats": 1, "seed": 0, "timeout_s": 60.0, "processes": 1, "slo": {}, "counting": "server",
+    "osl": OSL, "concurrency": [1], "request_rate": [], "arrival": "poisson", "requests": 64, "seconds": None,
+    "warmup": 0, "repeats": 1, "seed": 0, "timeout_s": 60.0, "processes": 1, "slo": {}, "counting": "chunks",
     "tokenizer": None, "grpc": None, "http": None, "metrics": "",
 }  # fmt: skip
 
 
 def main() -> None:
     """Prints what results/load-*.txt hold."""
-    parser = argparse.ArgumentParser(description="the load client, alone and beside perf_analyzer")
+    parser = argparse.ArgumentParser(description="the load client, alone and beside others")
     parser.add_argument("what", choices=("client", "peer"))
+    parser.add_argument("--before", type=Path, help="the folder of another load tool")
     parser.add_argument("--repository", type=Path, help="a built model repository")
     parser.add_argument("--perf-analyzer", type=Path)
     parser.add_argument("--libraries", default="", help="LD_LIBRARY_PATH of perf_analyzer")
+    parser.add_argument("--aiperf", type=Path)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -56,72 +65,120 @@ def main() -> None:
         (client if args.what == "client" else peer)(Path(folder), args)
 
 
-def client(folder: Path, _args: argparse.Namespace) -> None:
-    """Flat out, and at the pace of an engine with 64 streams: 100 responses per second each."""
-    rows = []
-    for pace in (("0", "0"), ("20", "10")):
-        for endpoint in ("grpc", "http"):
-            for concurrency in (1, 64):
-                with stub(*pace) as ports:
-                    rows.append(cost(folder / str(len(rows)), ports, endpoint, concurrency, pace))
-    head = ("pace, ms", "protocol", "concurrency", "responses/s", "per CPU s", "added TTFT p50, ms", "p99, ms")
-    print("\n" + table(rows, head))
+def client(folder: Path, args: argparse.Namespace) -> None:
+    """Flat out, and at the pace of an engine: 100 responses per second for each stream."""
+    tools = {"now": LOAD} | ({"before": args.before} if args.before else {})
+    rows: list[list[object]] = []
+    paced: list[list[object]] = []
+    for endpoint in ("grpc", "http"):
+        for concurrency in (1, 64):
+            for name, tool in tools.items():
+                rows.append([name, endpoint, concurrency, *cost(folder / f"{len(rows)}", endpoint, concurrency, tool)])
+            for name, figures in pace(folder, endpoint, concurrency, tools, args.rounds).items():
+                paced.append([name, endpoint, concurrency, *map(statistics.median, zip(*figures, strict=True))])
+    print("\nflat out\n" + table(rows, ("", "protocol", "concurrency", "responses/s", "per CPU s")))
+    head = ("", "protocol", "concurrency", "responses/s", "added TTFT p50, ms", "p99, ms", "the way there p50, ms")
+    print("\nat an engine's pace\n" + table(paced, head))
 
 
-def cost(folder: Path, ports: dict[str, int], endpoint: str, concurrency: int, pace: tuple[str, str]) -> list[object]:
-    """One row."""
-    place = {"grpc": f"127.0.0.1:{ports['grpc']}", "http": f"http://127.0.0.1:{ports['http']}"}
-    requests = 1280 if concurrency > 1 else 320 if pace[0] == "0" else 10
-    asked = {"endpoint": endpoint, "concurrency": [concurrency], "requests": requests, "osl": 64, "warmup": concurrency}
-    point = ours(folder, ["x"], place | asked)
-    used, seconds = point["client"]["cpu_seconds"], point["seconds"]
-    rate, per_cpu = point["counts"]["responses"] / seconds, point["counts"]["responses"] / used
-    late = sorted(added(folder / point["folder"]))
-    p99 = late[int(0.99 * len(late))]
-    return ["+".join(pace), endpoint, concurrency, round(rate), round(per_cpu), statistics.median(late), p99]
+def cost(folder: Path, endpoint: str, concurrency: int, tool: Path) -> list[object]:
+    """(responses per second, and per CPU second) of a server that answers at once."""
+    with stub("stub.py") as place:
+        requests = 1280 if concurrency > 1 else 320
+        asked = {"endpoint": endpoint, "concurrency": [concurrency], "requests": requests, "osl": 64}
+        point = ours(folder, ["x"], place | asked | {"warmup": concurrency}, tool)
+    count = point["counts"]["responses"]
+    return [round(count / point["seconds"]), round(count / point["client"]["cpu_seconds"])]
 
 
-def added(folder: Path) -> Iterator[float]:
-    """What lies between client and server in each TTFT, in ms: on the way there and on the way back."""
+def pace(
+    folder: Path, endpoint: str, concurrency: int, tools: dict[str, Path], rounds: int
+) -> dict[str, list[list[float]]]:
+    """In turns: (responses per second, added TTFT's median and p99, the median of what lies on the way there)."""
+    found: dict[str, list[list[float]]] = {name: [] for name in tools}
+    for number in range(rounds):
+        for name, tool in list(tools.items())[:: 1 if number % 2 else -1]:
+            here = folder / f"{endpoint}_{concurrency}_{number}_{name}"
+            tokens, requests = (64, 4 * concurrency) if concurrency > 1 else (8, 32)
+            with stub("bare.py", f"--tokens={tokens}") as place:
+                asked = {"endpoint": endpoint, "concurrency": [concurrency], "requests": requests}
+                point = ours(here, ["x"], place | asked | {"warmup": concurrency}, tool)
+            there, back = zip(*added(here / point["folder"]), strict=True)
+            late = sorted(map(sum, zip(there, back, strict=True)))
+            figures = (statistics.median(late), late[int(0.99 * len(late))], statistics.median(there))
+            found[name].append([round(point["counts"]["responses"] / point["seconds"]), *figures])
+    return found
+
+
+def added(folder: Path) -> Iterator[tuple[float, float]]:
+    """What lies between client and server in each TTFT, in ms: (on the way there, on the way back)."""
     export = json.loads((folder / "profile_export.json").read_text())
     for one in export["experiments"][0]["requests"]:
         arrived, sent = map(int, one["response_outputs"][0]["text_output"].split())
-        yield (arrived - one["timestamp"] + one["response_timestamps"][0] - sent) / 1e6
+        yield (arrived - one["timestamp"]) / 1e6, (one["response_timestamps"][0] - sent) / 1e6
 
 
 def peer(folder: Path, args: argparse.Namespace) -> None:
-    """perf_analyzer and we, in turns."""
+    """Each of the others and we, in turns."""
+    others = [peers.perf_analyzer(args.perf_analyzer, args.libraries)] if args.perf_analyzer else []
+    others += [peers.aiperf(args.aiperf, "http" if args.repository else "chat")] if args.aiperf else []
+    server = served(folder, args.repository) if args.repository else stub("bare.py", f"--tokens={OSL}")
+    with server as place:
+        for other in others:
+            for concurrency in args.concurrency:
+                here = folder / f"{other.name}_{concurrency}"
+                here.mkdir()
+                report(other, concurrency, compared(here, other, place, concurrency, args))
+
+
+def compared(
+    folder: Path, other: Peer, place: dict[str, str], concurrency: int, args: argparse.Namespace
+) -> list[list[dict[str, float]]]:
+    """The figures of all rounds, theirs and ours."""
+    found: list[list[dict[str, float]]] = [[], []]
+    for number in range(args.rounds + 1):
+        for which in (0, 1)[:: 1 if number % 2 else -1]:
+            once = measured(folder / f"{number}_{which}", other, place, concurrency, args.requests, mine=bool(which))
+            if number:  # the first round warms up
+                found[which].append(once)
+    return found
+
+
+def measured(
+    folder: Path, other: Peer, place: dict[str, str], concurrency: int, requests: int, *, mine: bool
+) -> dict[str, float]:
+    """The figures of one run, done again, with other prompts, as long as its export cannot be read."""
+    for number in itertools.count():
+        here = folder.with_name(f"{folder.name}_{number}")
+        texts = prompts(requests, (other.name, concurrency, here.name))
+        try:
+            if not mine:
+                here.mkdir()
+                return figures(other.run(here, Asked(**place, texts=texts, concurrency=concurrency, osl=OSL)))
+            asked = place | {"endpoint": other.endpoint, "concurrency": [concurrency], "requests": requests}
+            point = ours(here, texts, asked)
+            return figures(peers.requests(here / point["folder"] / "profile_export.json"))
+        except Broken as error:
+            print(f"again: {error}", flush=True)
+    raise AssertionError
+
+
+def report(other: Peer, concurrency: int, found: list[list[dict[str, float]]]) -> None:
+    """Medians of the rounds, ours as a part of theirs, and the least and the largest of that in a round."""
+    rows = []
+    for name in found[0][0]:
+        one, two = (statistics.median(figures[name] for figures in rounds) for rounds in found)
+        ratios = [after[name] / before[name] for before, after in zip(*found, strict=True)]
+        rows.append([name, one, two, two / one, min(ratios), max(ratios)])
+    head = ("", other.name, f"doit bench, {other.endpoint}", "ratio", "least", "largest")
+    print(f"\nconcurrency {concurrency}\n" + table(rows, head), flush=True)
+
+
+def figures(times: Iterable[tuple[int, list[int]]]) -> dict[str, float]:
+    """Of sendings and responses, by one definition: an answer has as many tokens as asked for."""
     import measures
 
-    with served(folder, args.repository) as place:
-        for concurrency in args.concurrency:
-            found: dict[str, list[dict[str, float]]] = {"perf_analyzer": [], "doit bench": []}
-            for number in range(args.rounds + 1):
-                for name, rounds in list(found.items())[:: 1 if number % 2 else -1]:
-                    texts = prompts(args.requests, (concurrency, number, name))
-                    here = folder / f"{concurrency}_{number}_{name.replace(' ', '_')}"
-                    asked = place | {"concurrency": [concurrency], "requests": args.requests}
-                    point = theirs(here, texts, asked, args) if name == "perf_analyzer" else ours(here, texts, asked)
-                    export = point if name == "perf_analyzer" else here / point["folder"] / "profile_export.json"
-                    if number:  # the first round warms up
-                        rounds.append(figures(measures, export))
-            report(concurrency, found)
-
-
-def report(concurrency: int, found: dict[str, list[dict[str, float]]]) -> None:
-    """Medians of the rounds, and ours as a part of theirs."""
-    rows = []
-    for name in next(iter(found.values()))[0]:
-        one, two = (statistics.median(figures[name] for figures in rounds) for rounds in found.values())
-        rows.append([name, one, two, two / one])
-    print(f"\nconcurrency {concurrency}\n" + table(rows, ("", *found, "ratio")), flush=True)
-
-
-def figures(measures: Any, export: Path) -> dict[str, float]:
-    """Of an export, by one definition: an answer has 32 tokens, as asked."""
-    data = json.loads(export.read_text())["experiments"][0]["requests"]
-    timings = [measures.Timing(one["timestamp"], one["response_timestamps"], 1, SETTINGS["osl"]) for one in data]
-    found = measures.summarise(timings)
+    found = measures.summarise([measures.Timing(sent, heard, 1, OSL) for sent, heard in times])
     return {
         "requests/s": found["request_throughput"]["avg"],
         "TTFT p50, ms": found["time_to_first_token"]["p50"],
@@ -131,32 +188,15 @@ def figures(measures: Any, export: Path) -> dict[str, float]:
     }
 
 
-def ours(folder: Path, texts: list[str], asked: dict[str, Any]) -> Any:
+def ours(folder: Path, texts: list[str], asked: dict[str, Any], tool: Path = LOAD) -> Any:
     """The load point of one run of the load tool."""
     folder.mkdir()
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     run = {"settings": SETTINGS | asked | {"prompts": str(file)}, "identity": {"version": 1}}
     (folder / "run.json").write_text(json.dumps(run))
-    command = [sys.executable, "-I", str(LOAD), f"--run={folder}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-I", str(tool), f"--run={folder}"], check=True, stdout=subprocess.DEVNULL)
     return json.loads((folder / "summary.json").read_text())["points"][0]
-
-
-def theirs(folder: Path, texts: list[str], asked: dict[str, Any], args: argparse.Namespace) -> Path:
-    """perf_analyzer's export of the same load."""
-    folder.mkdir()
-    osl = SETTINGS["osl"]
-    inputs = {"max_tokens": [osl], "min_tokens": [osl], "stream": [True], "exclude_input_in_output": [True]}
-    data = {"data": [{"text_input": [text], **inputs} for text in texts]}
-    (folder / "in.json").write_text(json.dumps(data))
-    command = [str(args.perf_analyzer), "-m", "ensemble", "-u", asked["grpc"], "-i", "grpc", "--async", "--streaming"]
-    command += ["-b", "1", f"--input-data={folder / 'in.json'}", "--service-kind=triton"]
-    command += [f"--concurrency-range={asked['concurrency'][0]}", f"--request-count={args.requests}"]
-    command += [f"--profile-export-file={folder / 'export.json'}"]
-    env = {**os.environ, "LD_LIBRARY_PATH": args.libraries}
-    subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
-    return folder / "export.json"
 
 
 def prompts(count: int, seed: object) -> list[str]:
@@ -166,26 +206,34 @@ def prompts(count: int, seed: object) -> list[str]:
 
 
 @contextmanager
-def stub(first: str, gap: str) -> Iterator[dict[str, int]]:
-    """A server without a model."""
-    argv = [sys.executable, str(PROJECT / "benchmarks" / "stub.py"), f"--first={first}", f"--gap={gap}"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def stub(program: str, *pace: str) -> Iterator[dict[str, str]]:
+    """Where a server without a model is: stub.py or bare.py."""
+    argv = [sys.executable, str(PROJECT / "benchmarks" / program), *pace]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process, ended(process):
         assert process.stdout
-        yield json.loads(process.stdout.readline())
-        process.kill()
+        ports = json.loads(process.stdout.readline())
+        yield {"grpc": f"127.0.0.1:{ports['grpc']}", "http": f"http://127.0.0.1:{ports['http']}"}
 
 
 @contextmanager
-def served(folder: Path, repository: Path) -> Iterator[dict[str, Any]]:
-    """A real server of a built repository."""
+def served(folder: Path, repository: Path) -> Iterator[dict[str, str]]:
+    """Where a real server of a built repository is."""
     state = folder / "state.json"
     argv = [sys.executable, "-I", str(PROJECT / "rules" / "tools" / "serve.py"), f"--repository=x={repository}"]
     argv += ["--http-port=0", "--grpc-port=0", "--metrics-port=0", f"--log={folder / 'log'}", f"--state={state}"]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True) as process, ended(process):
         while not state.exists() and process.poll() is None:
             time.sleep(0.1)
         ports = json.loads(state.read_text())
         yield {"grpc": f"127.0.0.1:{ports['grpc_port']}", "http": f"http://127.0.0.1:{ports['http_port']}"}
+
+
+@contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Whatever happens: who leaves a Popen's `with` waits for the process."""
+    try:
+        yield
+    finally:
         process.terminate()
 
 

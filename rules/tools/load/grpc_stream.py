@@ -12,6 +12,7 @@ import struct
 import time
 from urllib.parse import urlsplit
 
+from link import Link, connect
 from wire import FINAL, Refused, Sent, grpc_error
 
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
@@ -33,12 +34,12 @@ STATUS = {
 }
 
 
-class GrpcStream(asyncio.Protocol):
+class GrpcStream:
     """See wire.Connection; `host` is host:port."""
 
     def __init__(self, host: str) -> None:
         self._host = host
-        self._transport: asyncio.Transport | None = None
+        self._link: Link | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -53,7 +54,7 @@ class GrpcStream(asyncio.Protocol):
     async def ask(self, body: bytes, one: Sent) -> None:
         """See wire.Connection."""
         try:
-            if self._transport is None:
+            if self._link is None:
                 await self._connect()
             self._one, self._done = one, asyncio.get_running_loop().create_future()
             one.sent = time.monotonic_ns()
@@ -65,21 +66,21 @@ class GrpcStream(asyncio.Protocol):
 
     async def close(self) -> None:
         """See wire.Connection."""
-        if self._transport is not None:
-            transport, self._transport = self._transport, None
-            transport.abort()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     async def _connect(self) -> None:
         self._reset()
         parts = urlsplit(f"//{self._host}")
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
-        transport, _ = await loop.create_connection(lambda: self, parts.hostname or "", parts.port or 8001)
-        self._transport = transport
+        link = await connect(parts.hostname or "", parts.port or 8001, self._heard, self._lost)
+        self._link = link
         wide = struct.pack(">HI", INITIAL_WINDOW, WIDE)
         opened = struct.pack(">I", WIDE - 65535)
         head = frame(HEADERS, END_HEADERS, 1, request_head(self._host))
-        transport.write(PREFACE + frame(SETTINGS, 0, 0, wide) + frame(WINDOW, 0, 0, opened) + head)
+        link.write(PREFACE + frame(SETTINGS, 0, 0, wide) + frame(WINDOW, 0, 0, opened) + head)
         ready = asyncio.ensure_future(self._ready.wait())
         await asyncio.wait((ready, self._done), return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
@@ -88,7 +89,7 @@ class GrpcStream(asyncio.Protocol):
 
     async def _send(self, data: bytes) -> None:
         """As the peer's windows allow."""
-        while data and self._transport is not None and self._done is not None and not self._done.done():
+        while data and self._link is not None and self._done is not None and not self._done.done():
             size = min(len(data), FRAME, self._connection_window, self._stream_window)
             if size <= 0:
                 self._room.clear()
@@ -96,12 +97,11 @@ class GrpcStream(asyncio.Protocol):
                 continue
             self._connection_window -= size
             self._stream_window -= size
-            self._transport.write(frame(DATA, 0, 1, data[:size]))
+            self._link.write(frame(DATA, 0, 1, data[:size]))
             data = data[size:]
 
-    def data_received(self, data: bytes) -> None:
+    def _heard(self, data: bytes, now: int) -> None:
         """What came is taken apart at once: all of it has this moment."""
-        now = time.monotonic_ns()
         buffer, at = self._buffer + data if self._buffer else data, 0
         while len(buffer) - at >= 9:
             size = int.from_bytes(buffer[at : at + 3], "big")
@@ -112,9 +112,9 @@ class GrpcStream(asyncio.Protocol):
             at += 9 + size
         self._buffer = buffer[at:]
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        """The peer has gone, or we have."""
-        self._end(Refused("connection: closed", "the server closed the connection"))
+    def _lost(self, error: OSError | None) -> None:
+        self._link = None
+        self._end(error or Refused("connection: closed", "the server closed the connection"))
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes, now: int) -> None:
         if kind == DATA:
@@ -127,14 +127,14 @@ class GrpcStream(asyncio.Protocol):
             self._opened(stream, int.from_bytes(payload, "big") & WIDE)
         elif kind == SETTINGS and not flags & ACK:
             self._settings(payload)
-        elif kind == PING and not flags & ACK and self._transport is not None:
-            self._transport.write(frame(PING, ACK, 0, payload))
+        elif kind == PING and not flags & ACK and self._link is not None:
+            self._link.write(frame(PING, ACK, 0, payload))
 
     def _data(self, payload: bytes, now: int) -> None:
         self._taken += len(payload)
-        if self._taken > REFILL and self._transport is not None:
+        if self._taken > REFILL and self._link is not None:
             more = struct.pack(">I", self._taken)
-            self._transport.write(frame(WINDOW, 0, 0, more) + frame(WINDOW, 0, 1, more))
+            self._link.write(frame(WINDOW, 0, 0, more) + frame(WINDOW, 0, 1, more))
             self._taken = 0
         buffer, at = self._message + payload if self._message else payload, 0
         while len(buffer) - at >= 5:
@@ -176,8 +176,8 @@ class GrpcStream(asyncio.Protocol):
             if name == INITIAL_WINDOW:
                 self._stream_window += value - self._initial
                 self._initial = value
-        if self._transport is not None:
-            self._transport.write(frame(SETTINGS, ACK, 0, b""))
+        if self._link is not None:
+            self._link.write(frame(SETTINGS, ACK, 0, b""))
         self._ready.set()
         self._room.set()
 

@@ -10,13 +10,14 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from link import Link, connect
+
 FINAL = b"triton_final_response\x12\x02\x08\x01"  # the entry of InferResponse.parameters, as protobuf writes it
-LIMIT = 1 << 26  # bytes of a line or a message
 _MOST = 1000  # characters of an error that are kept
 
 
@@ -66,69 +67,130 @@ class Http:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         lines = (f"POST {path} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}", *headers)
         self._head = "\r\n".join((*lines, "Content-Type: application/json", "Accept: */*", "Content-Length: ")).encode()
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._link: Link | None = None
+        self._answer: Answer | None = None
 
     async def ask(self, body: bytes, one: Sent) -> None:
         """See Connection."""
         try:
-            if self._writer is None:
-                opened = asyncio.open_connection(self._host, self._port, ssl=self._secure or None, limit=LIMIT)
-                self._reader, self._writer = await opened
+            if self._link is None:
+                self._link = await connect(self._host, self._port, self._heard, self._lost, secure=self._secure)
+            self._answer = Answer(one)
             one.sent = time.monotonic_ns()
-            self._writer.write(b"%s%d\r\n\r\n%s" % (self._head, len(body), body))
-            if not await self._answer(self._reader, one):
+            self._link.write(b"%s%d\r\n\r\n%s" % (self._head, len(body), body))
+            if not await self._answer.kept:
                 await self.close()
-        except asyncio.IncompleteReadError as error:
-            await self.close()
-            raise Refused("connection: closed", "the server closed the connection within an answer") from error
         except BaseException:
             await self.close()
             raise
 
-    async def _answer(self, reader: Any, one: Sent) -> bool:
-        """Reads one answer; whether the connection may be used again."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        status = int(head.split(" ", 2)[1])
-        body = _chunks(reader) if "transfer-encoding: chunked" in head else _rest(reader, head)
-        events = "text/event-stream" in head and status == 200
-        left = b""
-        async for part in body:
-            moment = time.monotonic_ns()
-            left += part
-            if events:
-                *whole, left = re.split(rb"\r?\n\r?\n", left)
-                one.raw += whole
-                one.times += [moment] * len(whole)
-        if status != 200:
-            raise Refused(f"http: {status}", left.decode(errors="replace"), status)
-        if left.strip():
-            one.raw.append(left)
-            one.times.append(moment)
-        return "connection: close" not in head
-
     async def close(self) -> None:
         """See Connection."""
-        if self._writer is not None:
-            self._writer.close()
-            self._reader = self._writer = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _heard(self, data: bytes, moment: int) -> None:
+        if self._answer is not None:
+            self._answer.feed(data, moment)
+
+    def _lost(self, error: OSError | None) -> None:
+        self._link = None
+        if self._answer is not None:
+            self._answer.end(error)
 
 
-async def _chunks(reader: asyncio.StreamReader) -> Any:
-    """The parts of a chunked body (RFC 9112, 7.1)."""
-    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-        yield (await reader.readexactly(size + 2))[:-2]
-    while await reader.readuntil(b"\r\n") != b"\r\n":
-        pass
+class Answer:
+    """An answer of HTTP/1.1 as it comes, read into `one`; `kept`: whether the connection may be used again."""
 
+    def __init__(self, one: Sent) -> None:
+        self.kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._one, self._moment, self._ended = one, 0, False
+        self._buffer, self._at, self._left = b"", 0, b""
+        self._reading = self._read()
 
-async def _rest(reader: asyncio.StreamReader, head: str) -> Any:
-    """A body of a known length, or until the connection closes."""
-    if found := re.search(r"content-length: (\d+)", head):
-        yield await reader.readexactly(int(found[1]))
-        return
-    while part := await reader.read(1 << 16):
-        yield part
+    def feed(self, data: bytes, moment: int) -> None:
+        """Reads on, as far as it goes."""
+        self._buffer, self._at, self._moment = self._buffer[self._at :] + data, 0, moment
+        self._go()
+
+    def end(self, error: OSError | None) -> None:
+        """No more will come."""
+        self._ended = True
+        if error is None:
+            self._go()
+        elif not self.kept.done():
+            self.kept.set_exception(error)
+
+    def _go(self) -> None:
+        if self.kept.done():
+            return
+        try:
+            next(self._reading)
+        except StopIteration as last:
+            self.kept.set_result(last.value)
+        except Refused as error:
+            self.kept.set_exception(error)
+        except (ValueError, IndexError) as error:
+            self.kept.set_exception(Refused("http: malformed", f"no answer of HTTP/1.1: {error}"))
+
+    def _read(self) -> Generator[None, None, bool]:
+        """The whole answer; yields where bytes are lacking."""
+        head = (yield from self._until(b"\r\n\r\n")).decode("latin-1").lower()
+        status = int(head.split(" ", 2)[1])
+        events = "text/event-stream" in head and status == 200
+        if "transfer-encoding: chunked" in head:
+            yield from self._chunks(events=events)
+        else:
+            yield from self._rest(head, events=events)
+        if status != 200:
+            raise Refused(f"http: {status}", self._left.decode(errors="replace"), status)
+        if self._left.strip():
+            self._one.raw.append(self._left)
+            self._one.times.append(self._moment)
+        return "connection: close" not in head
+
+    def _chunks(self, *, events: bool) -> Generator[None, None, None]:
+        """A chunked body (RFC 9112, 7.1)."""
+        while size := int((yield from self._until(b"\r\n")).split(b";")[0], 16):
+            self._part((yield from self._exactly(size + 2))[:-2], events=events)
+        while (yield from self._until(b"\r\n")):
+            pass
+
+    def _rest(self, head: str, *, events: bool) -> Generator[None, None, None]:
+        """A body of a known length, or until the connection closes."""
+        if found := re.search(r"content-length: (\d+)", head):
+            self._part((yield from self._exactly(int(found[1]))), events=events)
+            return
+        while not self._ended:
+            self._part((yield from self._exactly(len(self._buffer) - self._at)), events=events)
+            yield
+
+    def _part(self, part: bytes, *, events: bool) -> None:
+        self._left += part
+        if events:
+            *whole, self._left = re.split(rb"\r?\n\r?\n", self._left)
+            self._one.raw += whole
+            self._one.times += [self._moment] * len(whole)
+
+    def _until(self, mark: bytes) -> Generator[None, None, bytes]:
+        while (end := self._buffer.find(mark, self._at)) < 0:
+            yield from self._more()
+        found = self._buffer[self._at : end]
+        self._at = end + len(mark)
+        return found
+
+    def _exactly(self, size: int) -> Generator[None, None, bytes]:
+        while len(self._buffer) - self._at < size:
+            yield from self._more()
+        found = self._buffer[self._at : self._at + size]
+        self._at += size
+        return found
+
+    def _more(self) -> Generator[None, None, None]:
+        if self._ended:
+            raise Refused("connection: closed", "the server closed the connection within an answer")
+        yield
 
 
 def grpc_error(message: bytes) -> str:

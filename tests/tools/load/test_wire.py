@@ -60,6 +60,38 @@ def test_an_answer_that_breaks_off_is_no_answer() -> None:
     assert told.value.kind == "connection: closed"
 
 
+def test_events_without_a_length_end_with_the_connection() -> None:
+    one = _raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"data: {1}\n\nda", b"ta: {2}\n\n")
+    assert one.raw == [b"data: {1}", b"data: {2}"]
+    assert one.times == sorted(one.times)
+
+
+@pytest.mark.parametrize("said", [b"what?\r\n\r\n", b"HTTP/1.1 fine\r\n\r\n", HEAD + b"ten\r\n"])
+def test_what_is_no_http_is_told(said: bytes) -> None:
+    with pytest.raises(wire.Refused) as told:
+        _raw(said)
+    assert told.value.kind == "http: malformed"
+
+
+def test_a_connection_that_the_server_closed_while_nobody_asked_is_made_anew() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async def ask() -> list[wire.Sent]:
+        server, found = await asyncio.start_server(serve, "127.0.0.1", 0), [wire.Sent(0), wire.Sent(1)]
+        connection = wire.Http(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x")
+        for one in found:
+            await connection.ask(b"{}", one)
+            while connection._link is not None:  # noqa: ASYNC110 - until its end has been heard
+                await asyncio.sleep(0)
+        server.close()
+        return found
+
+    assert [one.raw for one in asyncio.run(asyncio.wait_for(ask(), 60))] == [[b"{}"], [b"{}"]]
+
+
 def test_a_whole_answer_is_one_response() -> None:
     one = _raw(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}')
     assert [wire.event(raw) for raw in one.raw] == [{"a": 1}]
