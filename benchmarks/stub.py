@@ -4,7 +4,7 @@
 
 The text of each streamed response is two Unix times in nanoseconds, of the request's arrival and of the sending, so
 that what a client adds can be told. Prompts that begin with `fail`, `cut` or `mute` get an error, half an answer, or
-none. Prints its ports as JSON; ends with its standard input.
+none. Prints its ports as JSON; ends with its standard input. Its metrics are at its HTTP port and at one of their own.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class Grpc:
 
         return bytes(pb.ModelMetadataResponse(name="ensemble", inputs=INPUTS).SerializeToString())
 
-    def start(self) -> tuple[Any, int]:
-        """(the server, its port)."""
+    def start(self, port: int) -> tuple[Any, int]:
+        """(the server, its port); 0 is a free one."""
         import grpc
 
         handlers = {
@@ -160,7 +160,7 @@ class Grpc:
         server = grpc.aio.server()
         service = grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
         server.add_generic_rpc_handlers((service,))
-        return server, server.add_insecure_port("127.0.0.1:0")
+        return server, server.add_insecure_port(f"127.0.0.1:{port}")
 
 
 def response(text: str | None, error: str = "") -> bytes:
@@ -183,12 +183,17 @@ async def main() -> None:
     parser.add_argument("--first", type=float, default=0.0, help="ms to the first response")
     parser.add_argument("--gap", type=float, default=0.0, help="ms between responses")
     parser.add_argument("--tokens", type=int, default=64)
+    for name in ("--http-port", "--grpc-port", "--metrics-port"):
+        parser.add_argument(name, type=int, default=0)
     args = parser.parse_args()
     stub = Stub(args.first, args.gap, args.tokens)
-    http = await asyncio.start_server(Http(stub).serve, "127.0.0.1", 0)
-    server, port = Grpc(stub).start()
+    listening = [
+        await asyncio.start_server(Http(stub).serve, "127.0.0.1", at) for at in (args.http_port, args.metrics_port)
+    ]
+    server, port = Grpc(stub).start(args.grpc_port)
     await server.start()
-    print(json.dumps({"http": http.sockets[0].getsockname()[1], "grpc": port}), flush=True)
+    http, metrics = (one.sockets[0].getsockname()[1] for one in listening)
+    print(json.dumps({"http": http, "grpc": port, "metrics": metrics}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.stop(None)
 

@@ -47,8 +47,9 @@ HOW: tuple[tuple[str, ...], ...] = (
 DOIT: tuple[tuple[str, ...], ...] = (
     ("workspace", "report", "state", "built", "placement"),
     ("index", "preflight", "server", "envelope", "findings"),
+    ("serving",),
     ("bench", "sweep", "choosing", "evaluation", "tables"),
-    ("tasks", "serving", "page"),
+    ("tasks", "page"),
     ("commands",),
     ("commands.affected", "commands.help", "commands.lock", "commands.plan", "commands.render"),
     ("commands.check", "commands.run", "commands.schema", "commands.serve", "commands.stop"),

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from rules import backend, digest, envelope, findings, tree, verdicts
+from rules import digest, envelope, findings, serving, tree, verdicts
 from rules.errors import Misconfigured, Problem, StepFailed
+from rules.gpu import Lease
 from rules.loads import Bench
 from rules.lock import alone
 from rules.runners import local
@@ -32,7 +33,8 @@ __all__ = ["Asked", "Place", "Series", "compare", "elsewhere", "lines", "measure
 
 Heard = Callable[[str], None]
 _TOOLS = Path(__file__).parent / "tools"
-_TAIL_LINES = 12
+_TAIL_LINES = 16
+_GRACE_S = 30.0  # what was measured is kept, an engine unloaded, and its server waited for
 _KEY = "OPENAI_API_KEY"
 _BUSY = 0.8  # of a core per client process, from where on its figures may be its own
 _SAME = ("keys", "url", "host", "cpu", "gpus", "versions", "settings")
@@ -74,8 +76,8 @@ def measure(space: Workspace, variant: Variant, asked: Asked, heard: Heard) -> d
     The variant's repository is built already, unless the server is somebody else's.
     """
     identity = _identity(space, variant, asked)
-    serve = None if asked.place else _serve(space, variant)
-    summary = _run(space, {"settings": identity["settings"], "identity": identity, "serve": serve}, heard)
+    served = None if asked.place else variant
+    summary = _run(space, {"settings": identity["settings"], "identity": identity}, served, heard)
     return _gated(space, variant, asked, summary)
 
 
@@ -131,7 +133,7 @@ def elsewhere(space: Workspace, asked: Asked, heard: Heard) -> dict[str, Any]:
     name = f"url_{parts.hostname}_{parts.port or 80}_{table.model.replace('/', '_')}"
     identity = envelope.unknown(space, name, "bench", settings) | {"url": asked.place.url}
     identity["versions"]["client"] = _client()
-    return _judged(_run(space, {"settings": settings, "identity": identity, "serve": None}, heard), [])
+    return _judged(_run(space, {"settings": settings, "identity": identity}, None, heard), [])
 
 
 def compare(summary: dict[str, Any], before: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
@@ -237,30 +239,47 @@ def _common(table: Bench, isl: int, osl: int, stream: bool) -> dict[str, Any]:  
     return given | {"grpc": None, "http": None, "metrics": ""}
 
 
-def _serve(space: Workspace, variant: Variant) -> dict[str, Any]:
-    """What the load tool starts. Raises StepFailed where that is not ours to start."""
-    family = space.plan.spec.toolchains[variant.toolchain].backend
-    if backend.find(family).device != "cpu":
-        hint = f"doit serve {variant.name}, then doit bench {variant.name} --url grpc://HOST:PORT"
-        raise StepFailed(Problem(what=f"{variant.name} is served on GPUs, which bench does not start", hint=hint))
-    folder = space.executor.artifacts.folder(f"build:{variant.name}").absolute()
-    return {"program": str(_TOOLS / "serve.py"), "repositories": {variant.name: str(folder)}}
+def _run(space: Workspace, asked: dict[str, Any], served: Variant | None, heard: Heard) -> dict[str, Any]:
+    """Runs the load tool on a new run, or on the one that was cut short, alone among benches.
 
-
-def _run(space: Workspace, asked: dict[str, Any], heard: Heard) -> dict[str, Any]:
-    """Runs the load tool on a new run, or on the one that was cut short, alone among benches."""
+    With `served`, that variant's server is started by the tool, on GPUs that are held meanwhile.
+    """
     artifacts = space.executor.artifacts.root
     name = asked["identity"]["variant"]
-    with alone(artifacts / "locks" / "bench", f"bench:{name}", heard):
+    gpus = space.plan.actions[f"smoke:{served.name}"].gpus if served else 0
+    with (
+        alone(artifacts / "locks" / "bench", f"bench:{name}", heard),
+        space.executor.gpus().lease(gpus, heard) as lease,
+    ):
         folder = (_unfinished(space, asked) or envelope.begin(artifacts, "bench", name)).absolute()
-        tree.write(folder / "run.json", json.dumps(asked, indent=1) + "\n")
-        failure = _load(name, folder, artifacts, heard)
+        serve = _serve(space, served, lease, folder) if served else None
+        tree.write(folder / "run.json", json.dumps({**asked, "serve": serve}, indent=1) + "\n")
+        env = serving.surroundings(space, served) if served else _secret()
+        failure = _load(name, folder, artifacts, env, lease, heard)
     if failure:
         raise StepFailed(failure)
     return {**json.loads((folder / "summary.json").read_text(encoding="utf-8")), "folder": str(folder)}
 
 
-def _load(name: str, folder: Path, artifacts: Path, heard: Heard) -> Problem | None:
+def _serve(space: Workspace, variant: Variant, lease: Lease, folder: Path) -> dict[str, Any]:
+    """What the load tool starts; its files are in the run's `folder`, with names that no other run here has now."""
+    base = folder / f"bench-{os.getpid()}"
+    return {
+        "argv": serving.command(space, variant, lease.devices, base),
+        "state": f"{base}.json",
+        "gpus": list(lease.devices),
+        "contained": space.plan.actions[f"engine:{variant.name}"].runner != "local",
+    }
+
+
+def _secret() -> dict[str, str | None]:
+    """The key for a server that is not ours; our own needs none."""
+    return {_KEY: os.environ[_KEY]} if _KEY in os.environ else {}
+
+
+def _load(
+    name: str, folder: Path, artifacts: Path, env: Mapping[str, str | None], lease: Lease, heard: Heard
+) -> Problem | None:
     """The tool in a process of its own; what it printed last, when it fails."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
@@ -270,10 +289,16 @@ def _load(name: str, folder: Path, artifacts: Path, heard: Heard) -> Problem | N
 
     scratch = artifacts.absolute() / "work" / f"bench-{os.getpid()}"
     scratch.mkdir(parents=True, exist_ok=True)
-    secret = {_KEY: os.environ[_KEY]} if _KEY in os.environ else {}
-    argv = [local.python(), "-I", str(_TOOLS / "load"), f"--run={folder}"]
+    command = local.Command(
+        argv=[local.python(), "-I", str(_TOOLS / "load"), f"--run={folder}"],
+        env=env,
+        log=folder / "load.log",
+        scratch=scratch,
+        inherit=lease.descriptors,
+        grace_s=_GRACE_S,
+    )
     try:
-        code = local.run(local.Command(argv=argv, env=secret, log=folder / "load.log", scratch=scratch), line)
+        code = local.run(command, line)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not code:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import backend, digest, envelope, gates, steps, tree
+from rules import digest, envelope, gates, steps, tree
 from rules.action import Action
 from rules.artifacts import Unknown
 from rules.errors import Problem, StepFailed
@@ -32,11 +32,10 @@ def evaluate(space: Workspace, variant: Variant, heard: Heard, url: str = "") ->
     """Asks, scores, judges, and writes the run: its summary, with the run's own `folder`. Raises StepFailed.
 
     The variant's repository, and the reference precision's, are built already. `url` is HOST:PORT of a server that has
-    the variant's engine, where that is not ours to start.
+    the variant's engine, where somebody else started it.
     """
     asked = variant.entry.eval
     assert asked, "BUG: a variant without questions"
-    _startable(space, variant, url)
     other = reference_of(space, variant)
     reference = _reference(space, other, heard) if other else None
     summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "reference_run": reference and reference.name})
@@ -133,14 +132,6 @@ def _faithful(fidelity: dict[str, float]) -> Iterator[str]:
         yield f"{name:20} {value:.{_SHOWN}f}"
 
 
-def _startable(space: Workspace, variant: Variant, url: str) -> None:
-    """Raises StepFailed where the server is not ours to start and no other is named."""
-    family = backend.find(space.plan.spec.toolchains[variant.toolchain].backend)
-    if family.device != "cpu" and not url:
-        hint = f"doit serve {variant.name}, then doit eval {variant.name} --url HOST:PORT"
-        raise StepFailed(Problem(what=f"{variant.name} is served on GPUs, which eval does not start", hint=hint))
-
-
 def _key(space: Workspace, variant: Variant, asked: Eval) -> str:
     """Equal for runs that asked the same questions in the same way of the same repository, whoever started it."""
     try:
@@ -151,21 +142,18 @@ def _key(space: Workspace, variant: Variant, asked: Eval) -> str:
 
 
 def _asking(space: Workspace, variant: Variant, asked: Eval, url: str = "") -> Action:
-    """The questions go where the smoke test runs: the same packages, platform, runner and GPUs. To a URL, from here."""
+    """Asked where and as its smoke test is: the same server, packages, runner and GPUs. At a URL, from here."""
     smoke = space.plan.actions[f"smoke:{variant.name}"]
-    made = steps.ask(variant, asked, space.root, url)
-    return (
-        made
-        if url
-        else replace(
-            made,
-            toolchain=smoke.toolchain,
-            platform=smoke.platform,
-            runner=smoke.runner,
-            passes=smoke.passes,
-            gpus=smoke.gpus,
-            sharing="never",
-        )
+    if url:
+        return steps.ask(variant, asked, space.root, url)
+    return replace(
+        steps.served(steps.ask(variant, asked, space.root), smoke),
+        toolchain=smoke.toolchain,
+        platform=smoke.platform,
+        runner=smoke.runner,
+        passes=smoke.passes,
+        gpus=smoke.gpus,
+        sharing="never",
     )
 
 

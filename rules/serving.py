@@ -1,15 +1,20 @@
-"""Which servers a wish becomes: engines read and checked, GPUs chosen and held, ports given out."""
+"""Which servers a wish becomes: engines read and checked, GPUs chosen and held, ports given out.
+
+`doit serve` runs what `launch_argv` and `tool_argv` say as it is; `bench:X` has the load tool run what `command` says.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import socket
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rules import built, gpu, launcher, placement
+from rules import backend, built, gpu, launcher, placement, workbench
 from rules.built import Built
 from rules.errors import BuildError, Misconfigured, Problem
 from rules.launcher import Mode
@@ -18,8 +23,9 @@ from rules.server import Engine, Server, container
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["Wish", "servers", "unwise"]
+__all__ = ["Wish", "command", "launch_argv", "on_gpus", "servers", "surroundings", "tool_argv", "unwise"]
 
+_TOOLS = Path(__file__).parent / "tools"
 _FRACTION = 0.9  # upstream's own for kv_cache_free_gpu_mem_fraction
 _SHM, _SHM_PER_RANK = Path("/dev/shm"), 1 << 30  # noqa: S108
 
@@ -27,7 +33,8 @@ _SHM, _SHM_PER_RANK = Path("/dev/shm"), 1 << 30  # noqa: S108
 @dataclass(frozen=True, kw_only=True)
 class Wish:
     """What the user asks for. `ports` are the first server's (HTTP, gRPC, metrics), 0 a free one; `gpus` one list per
-    server, or none. `real` is False when it is only to be shown: then nothing is asked of the machine.
+    server, or none, which are `held` by this process already or not. `real` is False when it is only to be shown: then
+    nothing is asked of the machine.
     """
 
     ports: tuple[int, int, int] = launcher.PORTS
@@ -37,6 +44,7 @@ class Wish:
     mode: Mode = "leader"
     verbose: bool = False
     real: bool = True
+    held: bool = False
 
 
 def servers(space: Workspace, variants: Sequence[Variant], wish: Wish, base: Path) -> list[Server]:
@@ -66,6 +74,46 @@ def servers(space: Workspace, variants: Sequence[Variant], wish: Wish, base: Pat
         )
         for index, (group, placed) in enumerate(groups)
     ]
+
+
+def on_gpus(space: Workspace, variant: Variant) -> bool:
+    """Whether its server is one of the TensorRT-LLM lane."""
+    return backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device == "gpu"
+
+
+def command(space: Workspace, variant: Variant, devices: tuple[str, ...], base: Path) -> list[str]:
+    """The program that serves a built variant alone, on free ports and on `devices`, which are held, until a signal.
+
+    When it is ready it prints `tritonserver: ready`, and `base` with .json says where. Raises BuildError as `servers`.
+    """
+    wish = Wish(ports=(0, 0, 0), gpus=(devices,), held=True)
+    if on_gpus(space, variant):
+        return launch_argv(servers(space, [variant], wish, base), base)
+    folder = space.executor.artifacts.folder(f"build:{variant.name}").absolute()
+    return tool_argv({variant.name: folder}, dict.fromkeys(("http", "grpc", "metrics"), 0), wish.host, base)
+
+
+def surroundings(space: Workspace, variant: Variant) -> dict[str, str | None]:
+    """The variables of the user's that the server's command needs: an image's own here, the service's for docker."""
+    action = space.plan.actions[f"engine:{variant.name}"]
+    if not on_gpus(space, variant):
+        return {}
+    return workbench.passed(action.passes if action.runner == "local" else docker.THEIRS)
+
+
+def launch_argv(made: Sequence[Server], base: Path) -> list[str]:
+    """The command line of rules/tools/launch.py. Servers that share a GPU start one after the other."""
+    wait = ["--one-by-one"] if placement.shared([place for server in made for place in server.places]) else []
+    named = [f"--server={json.dumps(server.text())}" for server in made]
+    return [sys.executable, "-I", str(_TOOLS / "launch.py"), *named, *wait, f"--state={base}.json"]
+
+
+def tool_argv(chosen: Mapping[str, Path], ports: Mapping[str, int], host: str, base: Path) -> list[str]:
+    """The command line of rules/tools/serve.py; state and log are `base` with .json and .log."""
+    named = [f"--repository={name}={folder}" for name, folder in chosen.items()]
+    listening = [f"--{name}-port={port}" for name, port in ports.items()]
+    files = [f"--log={base}.log", f"--state={base}.json"]
+    return [sys.executable, "-I", str(_TOOLS / "serve.py"), *named, f"--host={host}", *listening, *files]
 
 
 def unwise(made: Sequence[Server]) -> list[Problem]:
@@ -144,7 +192,8 @@ def _places(engines: Sequence[Engine], wish: Wish, wanted: Sequence[tuple[str, .
     machine = gpu.machine()
     usable = {*machine.idle(), *named}
     places = placement.place(demands, [card for card in gpu.cards() if card.device in usable], wanted)
-    machine.hold([device for place in places for device in place])
+    if not wish.held:
+        machine.hold([device for place in places for device in place])
     return places
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "release",
     "repository",
     "score",
+    "served",
     "smoke",
     "source",
     "templates",
@@ -179,8 +180,14 @@ def launched(made: Action, command: Sequence[str]) -> Action:
     return replace(made, inputs=(*inputs, ("launcher", tool("launch"))), env=(*made.env, *env))
 
 
+def served(made: Action, smoke: Action) -> Action:
+    """`made` with the server that `smoke` starts, and all that this is told."""
+    server = tuple((name, of) for name, of in smoke.inputs if name in ("server", "launcher"))
+    return replace(made, inputs=(*server, *(pair for pair in made.inputs if pair[0] != "server")), env=smoke.env)
+
+
 def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:
-    """Serves `variant` as its smoke test does and asks it the user's questions, whose file is below `root`.
+    """Serves `variant` and asks it the user's questions, whose file is below `root`.
 
     With a `url`, HOST:PORT of Triton's HTTP, a server that somebody else started is asked.
     """

@@ -19,7 +19,7 @@ from rules.errors import Problem, StepFailed
 from rules.gpu import Lease
 from rules.runners import docker, local
 
-__all__ = ["Source", "Work", "argv", "places", "run", "told"]
+__all__ = ["Source", "Work", "argv", "passed", "places", "run", "told"]
 
 _TAIL_LINES = 15
 _HINT = "the log has everything it printed"
@@ -145,7 +145,7 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         heard(text)
 
     visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
-    visible |= _passed(action.passes)
+    visible |= passed(action.passes)
     command = local.Command(
         argv=[_fill(word, filled) for word in action.argv],
         env={**visible, **{name: _fill(value, filled) for name, value in action.env}},
@@ -170,7 +170,7 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
     raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
 
 
-def _passed(patterns: Sequence[str]) -> dict[str, str | None]:
+def passed(patterns: Sequence[str]) -> dict[str, str | None]:
     """The user's variables that match; None, which takes ours away, for a name that the user has not set."""
     plain = {name: os.environ.get(name) for name in patterns if "*" not in name}
     return plain | {name: value for name, value in os.environ.items() if any(fnmatch(name, it) for it in patterns)}

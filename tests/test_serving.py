@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from rules import gpu, workspace
-from rules.commands.serve import launch_argv, shown
+from rules.commands.serve import shown
 from rules.commands.stop import stop_all
 from rules.errors import BuildError, Misconfigured
 from rules.gpu import Gpus
-from rules.serving import Wish, servers, unwise
+from rules.serving import Wish, launch_argv, servers, unwise
 from rules.workspace import Workspace
 from tests.lane import toml
 from tests.serving import until

@@ -167,3 +167,12 @@ def test_a_server_of_another_command_is_launched_in_the_place_of_ours() -> None:
     assert dict(made.env) == {"ENGINES_LAUNCHER": "{launcher}", "ENGINES_SERVER": '["mpirun", "-n", "1"]'}
     assert dict(made.inputs)["launcher"] == steps.tool("launch")
     assert made.argv == SMOKE.argv
+
+
+def test_questions_are_asked_behind_the_server_that_the_smoke_test_starts() -> None:
+    smoke = steps.launched(SMOKE, ["mpirun", "-n", "1"])
+    made = steps.served(ASK, smoke)
+    for name in ("server", "launcher"):
+        assert dict(made.inputs)[name] == dict(smoke.inputs)[name]
+    assert (made.env, dict(made.inputs)["data"]) == (smoke.env, dict(ASK.inputs)["data"])
+    assert dict(steps.served(ASK, SMOKE).inputs) == dict(ASK.inputs), "of the embedded lane, serve.py"

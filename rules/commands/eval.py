@@ -1,7 +1,6 @@
 """`doit eval [NAME...]`: the questions of models.toml, asked of served variants and scored.
 
-`eval:NAME` as a task serves the variant by itself. The command does the same, or asks a server that runs already
-(--url): the way for engines on GPUs.
+`eval:NAME` as a task serves the variant by itself. The command does the same, or asks a server that runs (--url).
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ Ctrl-C, SIGTERM and the exit code are that program's. With --detach it runs in a
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -20,18 +19,16 @@ from typing import Any
 from doit.doit_cmd import DoitMain
 from doit.exceptions import InvalidCommand
 
-from rules import backend, placement
 from rules.commands import EngineCommand
 from rules.errors import BuildError, Misconfigured, Problem
 from rules.server import Server
-from rules.serving import Wish, servers, unwise
+from rules.serving import Wish, launch_argv, on_gpus, servers, tool_argv, unwise
 from rules.tasks import here
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["Serve", "build", "detach", "foreground", "launch_argv", "repositories", "shown", "tool_argv"]
+__all__ = ["Serve", "build", "detach", "foreground", "repositories", "shown"]
 
-_TOOLS = Path(__file__).parents[1] / "tools"
 _PORTS = (("http", 8000), ("grpc", 8001), ("metrics", 8002))
 
 
@@ -60,13 +57,13 @@ class Serve(EngineCommand):
         """Serves until a signal, or returns when the detached servers are ready."""
         try:
             variants = here().chosen(pos_args)
-            on_gpus = _lane(here(), variants) == "gpu"
-            wish = _wish(opt_values, on_gpus=on_gpus)
+            gpus = _same_lane(here(), variants)
+            wish = _wish(opt_values, on_gpus=gpus)
             failed = build([variant.name for variant in variants]) if wish.real else 0
             if failed:
                 return failed
             base = here().executor.artifacts.root / "server" / str(os.getpid())
-            argv = _on_gpus(variants, wish, base) if on_gpus else _on_cpu(pos_args, wish, base)
+            argv = _on_gpus(variants, wish, base) if gpus else _on_cpu(pos_args, wish, base)
         except BuildError as error:
             raise InvalidCommand(str(error)) from error
         if not argv:
@@ -74,13 +71,11 @@ class Serve(EngineCommand):
         return detach(argv, base) if opt_values["detach"] else foreground(argv)
 
 
-def _lane(space: Workspace, variants: list[Variant]) -> str:
-    """What they run on, cpu or gpu: the two have servers of different kinds."""
-    kinds = {
-        variant.name: backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device for variant in variants
-    }
+def _same_lane(space: Workspace, variants: list[Variant]) -> bool:
+    """Whether they all run on GPUs; the two lanes have servers of different kinds."""
+    kinds = {variant.name: on_gpus(space, variant) for variant in variants}
     if len(set(kinds.values())) > 1:
-        facts = tuple(kinds.items())
+        facts = tuple((name, "gpu" if gpus else "cpu") for name, gpus in kinds.items())
         raise Misconfigured(Problem(what="one server cannot serve both", facts=facts, hint="call doit serve for each"))
     return next(iter(kinds.values()))
 
@@ -141,13 +136,6 @@ def shown(server: Server) -> str:
     return "\n".join([head, " ".join([*words, line]).replace("{pid}", str(os.getpid()))])
 
 
-def launch_argv(made: list[Server], base: Path) -> list[str]:
-    """The command line of rules/tools/launch.py. Servers that share a GPU start one after the other."""
-    wait = ["--one-by-one"] if placement.shared([place for server in made for place in server.places]) else []
-    named = [f"--server={json.dumps(server.text())}" for server in made]
-    return [sys.executable, "-I", str(_TOOLS / "launch.py"), *named, *wait, f"--state={base}.json"]
-
-
 def build(variants: list[str]) -> int:
     """Brings the repositories of these variants up to date, as `doit build:NAME...` does; doit's exit code."""
     return int(DoitMain().run(["run", *(f"build:{name}" for name in variants)]))
@@ -161,14 +149,6 @@ def repositories(space: Workspace, names: list[str]) -> dict[str, Path]:
         hint = f"doit {' '.join(stale)}"
         raise Misconfigured([Problem(what=f"{name} is not up to date", hint=hint) for name in stale])
     return {name: space.executor.artifacts.folder(action.name) for name, action in actions.items()}
-
-
-def tool_argv(chosen: Mapping[str, Path], ports: Mapping[str, int], host: str, base: Path) -> list[str]:
-    """The command line of rules/tools/serve.py; state and log are `base` with .json and .log."""
-    named = [f"--repository={name}={folder}" for name, folder in chosen.items()]
-    listening = [f"--{name}-port={port}" for name, port in ports.items()]
-    files = [f"--log={base}.log", f"--state={base}.json"]
-    return [sys.executable, "-I", str(_TOOLS / "serve.py"), *named, f"--host={host}", *listening, *files]
 
 
 def foreground(argv: list[str]) -> int:

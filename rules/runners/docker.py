@@ -21,7 +21,7 @@ from rules.action import Files, Input
 from rules.errors import Problem, StepFailed
 from rules.runners import local
 
-__all__ = ["OUT", "PYTHON", "SCRATCH", "WARM", "Call", "inside", "line", "mismatches", "owner", "run"]
+__all__ = ["OUT", "PYTHON", "SCRATCH", "THEIRS", "WARM", "Call", "inside", "line", "mismatches", "owner", "run"]
 
 OUT, SCRATCH, WARM, PYTHON = "/out", "/scratch", "/warm", "python3"
 _LABEL = "doit-engines"
@@ -38,7 +38,7 @@ _ENV = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 # Of our own environment, what docker's and podman's programs need to find their service and their credentials.
-_THEIRS = ("PATH", "HOME", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "CONTAINER_HOST")
+THEIRS = ("PATH", "HOME", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "CONTAINER_HOST")
 # Printed by the image's own Python: the name and version of everything that is installed there.
 _ASK = "import json; from importlib.metadata import distributions as all; "
 _ASK += "print(json.dumps({one.metadata['Name']: one.version for one in all()}))"
@@ -115,7 +115,7 @@ def run(call: Call, command: local.Command, heard: Callable[[str], None]) -> int
     killed, by whoever runs the next one.
     """
     _sweep(call.program)
-    theirs = {name: os.environ[name] for name in _THEIRS if name in os.environ}
+    theirs = {name: os.environ[name] for name in THEIRS if name in os.environ}
     started = local.Command(
         argv=line(call),
         env=theirs,

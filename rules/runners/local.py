@@ -23,7 +23,7 @@ __all__ = ["Command", "end_all", "end_on_signals", "ending", "mismatches", "pyth
 _TERM_SECONDS = 10.0
 _SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 _LEASH = str(Path(__file__).with_name("leash.py"))
-_running: set[subprocess.Popen[str]] = set()
+_running: dict[subprocess.Popen[str], float | None] = {}  # with its grace
 _lock = threading.RLock()  # the signal handler may interrupt the thread that holds it
 _ending = threading.Event()
 
@@ -34,7 +34,7 @@ class Command:
 
     As root it obeys the modes of files unless it has `powers`, which a container's program needs to pass on. `inherit`
     are file descriptors that stay open until it has ended, such as the locks of its GPUs, even if we end. A variable of
-    `env` that is None is not there, though it would be by default.
+    `env` that is None is not there, though it would be by default. Asked to end, it has `grace_s` seconds, or ten.
     """
 
     argv: Sequence[str]
@@ -44,6 +44,7 @@ class Command:
     timeout_s: float | None = None
     inherit: tuple[int, ...] = ()
     powers: bool = False
+    grace_s: float | None = None
 
 
 def python() -> str:
@@ -154,7 +155,7 @@ def _start(command: Command) -> tuple[subprocess.Popen[str], int]:
             start_new_session=True,  # one process group, so that ending it leaves no orphan
         )
         os.close(theirs)
-        _running.add(process)
+        _running[process] = command.grace_s
     return process, ours
 
 
@@ -176,7 +177,8 @@ def _end(process: subprocess.Popen[str], grace_s: float | None = None) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-            until = time.monotonic() + (_TERM_SECONDS if grace_s is None else grace_s)
+            given = _running.get(process) if grace_s is None else grace_s
+            until = time.monotonic() + (_TERM_SECONDS if given is None else given)
             while process.poll() is None and time.monotonic() < until:
                 time.sleep(0.02)
     finally:  # also when a second signal interrupts the wait
@@ -184,7 +186,7 @@ def _end(process: subprocess.Popen[str], grace_s: float | None = None) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         with _lock:
-            _running.discard(process)
+            _running.pop(process, None)
 
 
 def _installed(name: str) -> str | None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from rules import evaluation, workspace
-from rules.errors import StepFailed
-from tests.lane import toml
 from tests.space import Space
 from tests.test_evaluation import ASK, REFERENCE, SCORE, SPEC, VARIANT
 
@@ -68,18 +65,3 @@ def test_what_cannot_be_asked_is_exit_3(asked: Space, arguments: tuple[str, ...]
     assert result.rc == 3
     assert told in result.err
     assert "Traceback" not in result.err
-
-
-def test_a_server_on_gpus_is_the_users_to_start(workspace: Space) -> None:
-    workspace.write("models.toml", toml(eval='{ data = "file:q.jsonl", metrics = ["exact_match"] }'))
-    workspace.write("q.jsonl", '{"input": "q", "expected": "e"}\n')
-    (workspace.root / "artifacts").mkdir()
-    space = workspace_of(workspace)
-    (variant, *_) = space.plan.variants.values()
-    with pytest.raises(StepFailed, match=f"doit eval {variant.name} --url HOST:PORT"):
-        evaluation.evaluate(space, variant, print)
-
-
-def workspace_of(space: Space) -> workspace.Workspace:
-    """What a command in this folder would see."""
-    return workspace.load(space.root)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rules.commands.serve import detach, tool_argv
+from rules.commands.serve import detach
 from rules.commands.stop import stop_all
+from rules.serving import tool_argv
 from tests.lane import toml
 from tests.serving import echo_repository
 from tests.space import HEAD, SPEC, Space

@@ -167,6 +167,27 @@ def test_a_timeout_ends_the_whole_group(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(_gone(int(pid)) for pid in heard[0].split())
 
 
+def test_a_command_may_have_time_of_its_own_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_TERM_SECONDS", 0.0)
+    code = """
+        import pathlib, signal, sys, time
+        def end(*_):
+            time.sleep(0.3)
+            pathlib.Path("ended").write_text("")
+            sys.exit()
+        signal.signal(signal.SIGTERM, end)
+        print("ready", flush=True)
+        signal.pause()
+    """
+
+    def heard(line: str) -> None:
+        raise InterruptedError(line)
+
+    with pytest.raises(InterruptedError, match="ready"):
+        local.run(_command(tmp_path, code, grace_s=60.0), heard)
+    assert (tmp_path / "scratch" / "ended").exists()
+
+
 def test_what_the_leader_left_running_ends_with_it(tmp_path: Path) -> None:
     """It holds the pipe open: without an end of it the build would wait for ever."""
     heard: list[str] = []

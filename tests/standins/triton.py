@@ -6,6 +6,7 @@ nvidia-smi    answers from <folder>/gpus.json: [[index, uuid, compute_cap, memor
 
 <folder>/ranks.jsonl    what each rank was started with
 <folder>/fails          a line that rank 0 says before it ends with status 1, if it is there
+<folder>/behind         a command, as JSON, that answers at rank 0's ports, if it is there; without it, models are ready
 """
 
 from __future__ import annotations
@@ -99,8 +100,21 @@ def tritonserver(folder: Path, argv: list[str]) -> int:
             assert set(args.load_model) <= models
             time.sleep(600)
         together(folder)
+        if (folder / "behind").exists():
+            return answered(folder, args, left)
         listen(args, models)
     return 0
+
+
+def answered(folder: Path, args: argparse.Namespace, left: contextlib.ExitStack) -> int:
+    """The status of the command behind, which is ended with us."""
+    ports = zip(("http", "grpc", "metrics"), published(args), strict=True)
+    argv = [*json.loads((folder / "behind").read_text("utf-8")), *(f"--{name}-port={port}" for name, port in ports)]
+    process = subprocess.Popen([word.replace("{pid}", str(os.getpid())) for word in argv], stdin=subprocess.PIPE)
+    left.callback(process.wait)
+    left.callback(process.terminate)
+    left.callback(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # mpirun sends it twice
+    return process.wait()
 
 
 def together(folder: Path) -> None:
@@ -128,14 +142,18 @@ def listen(args: argparse.Namespace, models: set[str]) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    given = [text.rsplit(":", 2)[-2:] for text in filter(None, os.environ.get("STANDIN_PORTS", "").split(","))]
-    published = {inside: outside for outside, inside in given}
-    ports = [published.get(port, port) for port in (args.http_port, args.grpc_port, args.metrics_port)]
     print(f"[TensorRT-LLM] serving {sorted(models)}", flush=True)
-    servers = [ThreadingHTTPServer(("127.0.0.1", int(port)), Handler) for port in ports]
+    servers = [ThreadingHTTPServer(("127.0.0.1", port), Handler) for port in published(args)]
     for server in servers[1:]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     servers[0].serve_forever()
+
+
+def published(args: argparse.Namespace) -> list[int]:
+    """HTTP, gRPC, metrics: as given or, of a container, where they are published."""
+    given = [text.rsplit(":", 2)[-2:] for text in filter(None, os.environ.get("STANDIN_PORTS", "").split(","))]
+    outside = {inside: outside for outside, inside in given}
+    return [int(outside.get(port, port)) for port in (args.http_port, args.grpc_port, args.metrics_port)]
 
 
 def options() -> argparse.ArgumentParser:

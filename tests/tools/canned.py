@@ -39,13 +39,17 @@ class TritonPythonModel:
             threading.Thread(target=work, args=(given, request.get_response_sender()), daemon=True).start()
 
     def ids(self, given: dict[str, list[Any]], sender: Any) -> None:
-        """preprocessing: text to ids; tensorrt_llm: ids to ids."""
+        """preprocessing: text to ids; tensorrt_llm: ids to ids; postprocessing: ids to text."""
         if self.name == "preprocessing":
-            name, found = "INPUT_ID", [ord(letter) for letter in given["QUERY"][0].decode()]
-        else:
+            found = {"INPUT_ID": np.array([[ord(letter) for letter in given["QUERY"][0].decode()]], np.int32)}
+        elif self.name == "tensorrt_llm":
             answer = ANSWERS["".join(map(chr, given["input_ids"]))]
-            name, found = "output_ids", [ord(letter) for letter in answer][: given["request_output_len"][0]]
-        sender.send(pb.InferenceResponse([pb.Tensor(name, np.array([found], np.int32))]), flags=FINAL)
+            ids = [ord(letter) for letter in answer][: given["request_output_len"][0]]
+            found = {"output_ids": np.array([ids], np.int32), "sequence_length": np.array([[len(ids)]], np.int32)}
+        else:
+            found = {"OUTPUT": np.array([["".join(map(chr, given["TOKENS_BATCH"]))]], object)}
+        tensors = [pb.Tensor(name, value) for name, value in found.items()]
+        sender.send(pb.InferenceResponse(tensors), flags=FINAL)
 
     def text(self, given: dict[str, list[Any]], sender: Any) -> None:
         """ensemble and tensorrt_llm_bls: text to text."""

@@ -23,12 +23,13 @@ TEXT = {"text_input": "STRING", "max_tokens": "INT32", "stream": "BOOL", "stop_w
 TEXT |= {"exclude_input_in_output": "BOOL", "return_num_output_tokens": "BOOL"}
 TEXT_OUT = {"text_output": "STRING", "num_output_tokens": "INT32"}
 IDS = {"input_ids": "INT32", "input_lengths": "INT32", "request_output_len": "INT32", "exclude_input_in_output": "BOOL"}
+IDS |= {"return_log_probs": "BOOL"}
 MODELS = {
     "ensemble": (TEXT, TEXT_OUT),
     "tensorrt_llm_bls": (TEXT, TEXT_OUT),
     "preprocessing": ({"QUERY": "STRING", "REQUEST_OUTPUT_LEN": "INT32"}, {"INPUT_ID": "INT32"}),
-    "tensorrt_llm": (IDS, {"output_ids": "INT32"}),
-    "postprocessing": ({"TOKENS_BATCH": "INT32"}, {"OUTPUT": "STRING"}),
+    "tensorrt_llm": (IDS, {"output_ids": "INT32", "sequence_length": "INT32"}),
+    "postprocessing": ({"TOKENS_BATCH": "INT32", "SEQUENCE_LENGTH": "INT32"}, {"OUTPUT": "STRING"}),
 }
 BROKEN = {
     "answer": "expected_answers",
@@ -66,7 +67,7 @@ def _config(name: str) -> str:
     return "\n".join([*lines, "instance_group { kind: KIND_CPU }"])
 
 
-def _repository(folder: Path) -> Path:
+def canned_repository(folder: Path) -> Path:
     (folder / "tensorrt_llm/1/engine").mkdir(parents=True)
     (folder / "tensorrt_llm/1/engine/engine.json").write_text('{"max_input_len": 20, "max_output_len": 64}')
     for name in MODELS:
@@ -84,7 +85,7 @@ def _break(repository: Path, fault: str) -> None:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _repository(tmp_path_factory.mktemp("canned") / "repository")
+    return canned_repository(tmp_path_factory.mktemp("canned") / "repository")
 
 
 @pytest.fixture(scope="module")

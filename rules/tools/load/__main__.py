@@ -2,10 +2,11 @@
 
     python -I rules/tools/load --run FOLDER
 
-FOLDER/run.json says what is measured (`settings`), which server is started (`serve`: the program, its repositories) or
-asked (`url`), and who it is (`identity`, taken over into the summary). Load points that FOLDER/summary.json has are
-not measured again. FOLDER/summary.json is written after each point, so that what was measured is never lost: on SIGINT
-or SIGTERM the point that runs is kept too, marked `partial`.
+FOLDER/run.json says what is measured (`settings`), which server is started or asked, and who it is (`identity`, taken
+over into the summary). `serve`, of one that is started, has `argv`; `state`, the file where that program says where it
+listens once it has printed `tritonserver: ready`; and whether its processes are `contained`, which we cannot see.
+Load points that FOLDER/summary.json has are not measured again. That file is written after each point, so that what was
+measured is never lost: on SIGINT or SIGTERM the point that runs is kept too, marked `partial`.
 """
 
 from __future__ import annotations
@@ -145,21 +146,26 @@ class Bench:
             "repeat": int(name.rpartition("_")[2]),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
-            "partial": done.interrupted,
+            "partial": done.interrupted or self.ended(),
             "server": server,
             "client": self._client(done, seconds),
         }
         self._keep(point, answers, load, wall)
         return done.interrupted
 
+    def ended(self) -> bool:
+        """Whether a server of ours is gone."""
+        return self.server["ended"]() is not None
+
     def _drive(self, name: str, load: Load, watch: Watch | None = None) -> Done:
         began, of = time.monotonic(), f" of {load.requests}" if load.requests else ""
 
-        def heard(answered: int, failed: int) -> None:
+        def heard(answered: int, failed: int) -> bool:
             if watch:
                 watch.look()
             errors = f", {failed} failed" if failed else ""
             print(f"{name}: {answered}{of} answered{errors}, {time.monotonic() - began:.0f} s", flush=True)
+            return self.ended()
 
         print(f"{name}: begins", flush=True)
         return drive(self.protocol, self.bodies, load, self.settings["processes"], heard)
@@ -270,14 +276,13 @@ def served(run: Run) -> Iterator[Json]:
     """The server: started here until the end, or the one at the URL. Raises Unasked when it does not start."""
     settings = run.settings
     if run.serve is None:
-        yield {name: settings[name] for name in ("grpc", "http", "metrics", "model")} | {"pid": 0}
+        there = {name: settings[name] for name in ("grpc", "http", "metrics", "model")}
+        yield there | {"pid": 0, "ended": lambda: None}
         return
-    state = run.folder / "server.json"
-    argv = [sys.executable, "-I", run.serve["program"], f"--log={run.folder / 'server.log'}", f"--state={state}"]
-    argv += [f"--repository={name}={folder}" for name, folder in run.serve["repositories"].items()]
-    argv += ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    state, began = Path(run.serve["state"]), time.monotonic()
     die_too = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, preexec_fn=die_too, start_new_session=True)  # noqa: PLW1509
+    argv, pipe = run.serve["argv"], subprocess.PIPE
+    process = subprocess.Popen(argv, stdout=pipe, text=True, preexec_fn=die_too, start_new_session=True)  # noqa: PLW1509
     try:
         for said in process.stdout or ():
             print(said, end="", flush=True)
@@ -285,18 +290,24 @@ def served(run: Run) -> Iterator[Json]:
                 break
         if not state.is_file():
             raise asking.Unasked("the server did not start")
-        ports = json.loads(state.read_text())
-        host = ports["host"]
-        yield {
-            "grpc": f"{host}:{ports['grpc_port']}",
-            "http": f"http://{host}:{ports['http_port']}",
-            "metrics": f"http://{host}:{ports['metrics_port']}/metrics",
-            "model": settings["model"],
-            "pid": process.pid,
-        }
+        run.write(server={"gpus": run.serve["gpus"], "ready_s": round(time.monotonic() - began, 3)})
+        yield listening(run, json.loads(state.read_text()), process)
     finally:
         process.terminate()
         process.wait()
+
+
+def listening(run: Run, state: Json, process: subprocess.Popen[str]) -> Json:
+    """Where a server of ours is asked, and whether it has `ended`."""
+    host = state["host"]
+    return {
+        "grpc": f"{host}:{state['grpc_port']}",
+        "http": f"http://{host}:{state['http_port']}",
+        "metrics": f"http://{host}:{state['metrics_port']}/metrics",
+        "model": run.settings["model"],
+        "pid": 0 if run.serve and run.serve["contained"] else process.pid,
+        "ended": process.poll,
+    }
 
 
 def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -314,7 +325,10 @@ def sweep(run: Run) -> bool:
         with served(run) as server:
             bench = Bench(run, server)
             for name, load in left:
-                if bench.measure(name, load):
+                cut = bench.measure(name, load)
+                if bench.ended():
+                    raise asking.Unasked("the server ended while it was measured")
+                if cut:
                     return True
         return False
     finally:

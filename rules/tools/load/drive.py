@@ -70,9 +70,9 @@ def drive(
     bodies: Sequence[bytes],
     load: Load,
     processes: int,
-    heard: Callable[[int, int], None],
+    heard: Callable[[int, int], bool],
 ) -> Done:
-    """Runs a load with `processes` workers. `heard` gets (answered, failed) twice a second."""
+    """Runs a load with `processes` workers. `heard` gets (answered, failed) twice a second; True cuts it short."""
     context = mp.get_context("fork")  # prompts are shared, and nothing of gRPC has been started here
     shares = [_Share(load=load, number=number, of=processes) for number in range(processes)]
     pipes, workers = [], []
@@ -95,7 +95,7 @@ def drive(
     return done
 
 
-def _gather(pipes: list[Pipe], workers: list[Any], asked: list[int], heard: Callable[[int, int], None]) -> Done:
+def _gather(pipes: list[Pipe], workers: list[Any], asked: list[int], heard: Callable[[int, int], bool]) -> Done:
     """Starts the workers together and hears them out; a worker that died is a failure of ours."""
     done, counts = Done(), {}
     for pipe in pipes:
@@ -117,7 +117,8 @@ def _gather(pipes: list[Pipe], workers: list[Any], asked: list[int], heard: Call
                 raise RuntimeError("BUG: a load worker died") from error
             if kind == "count":
                 counts[pipe] = value
-                heard(sum(ok for ok, _ in counts.values()), sum(bad for _, bad in counts.values()))
+                if heard(sum(ok for ok, _ in counts.values()), sum(bad for _, bad in counts.values())):
+                    asked.append(signal.SIGTERM)
                 continue
             sent, interrupted = value
             done.sent += sent
@@ -161,10 +162,11 @@ class _Worker:
         self.sent: list[Sent] = []
         self._protocol, self._bodies, self._share, self._load = protocol, bodies, share, share.load
         self._idle: list[Connection] = []
+        self._stopped = asyncio.Event()
 
     async def run(self, pipe: Pipe) -> bool:
         """Sends its share. Returns whether a signal ended it."""
-        stopped = _on_signals()
+        stopped = self._stopped = _on_signals()
         pipe.send("ready")
         begin = pipe.recv()
         gc.collect()
@@ -187,7 +189,8 @@ class _Worker:
         while True:
             await asyncio.sleep(0.5)
             failed = sum(one.error is not None for one in self.sent)
-            pipe.send(("count", (sum(bool(one.times) for one in self.sent) - failed, failed)))
+            answered = sum(bool(one.times) and one.error is None for one in self.sent)
+            pipe.send(("count", (answered, failed)))
 
     async def _closed(self, begin: int) -> None:
         numbers = self._share.numbers()
@@ -198,7 +201,8 @@ class _Worker:
         connection = self._protocol.connection()
         try:
             for number in numbers:
-                if end is not None and time.monotonic_ns() >= end:
+                over = end is not None and time.monotonic_ns() >= end
+                if over or self._stopped.is_set():  # wait_for may lose a cancellation when a request ends just then
                     break
                 await self._ask(connection, number, 0)
         finally:
