@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,17 @@ _TAIL_LINES = 16
 _GRACE_S = 30.0  # what was measured is kept, an engine unloaded, and its server waited for
 _KEY = "OPENAI_API_KEY"
 _BUSY = 0.8  # of a core per client process, from where on its figures may be its own
+_COLUMNS = (  # figure, what it is called, how it is written
+    ("output_tokens_per_s", "output tok/s", "{:,.1f}"),
+    ("input_tokens_per_s", "input tok/s", "{:,.1f}"),
+    ("requests_per_s", "req/s", "{:,.2f}"),
+    ("goodput_per_s", "goodput/s", "{:,.2f}"),
+    ("ttft_p50_ms", "TTFT p50 ms", "{:,.1f}"),
+    ("ttft_p99_ms", "p99 ms", "{:,.1f}"),
+    ("itl_p50_ms", "ITL p50 ms", "{:,.2f}"),
+    ("itl_p99_ms", "p99 ms", "{:,.2f}"),
+    ("latency_p99_ms", "latency p99 ms", "{:,.0f}"),
+)
 _SAME = ("keys", "url", "host", "cpu", "gpus", "versions", "settings")
 _SCHEMES = {"grpc": "grpc", "http": "http", "https": "http"}
 
@@ -162,28 +174,40 @@ def runs(space: Workspace, variant: str) -> list[findings.Run]:
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The figures for a person: a line per load point, then one per gate."""
-    return [*map(_line, summary["points"]), *(gate["text"] for gate in summary["gates"])]
+    """The figures for a person: a table with a row per load point, of repeats the medians, then a line per gate."""
+    loads: dict[str, list[Mapping[str, Any]]] = {}
+    for point in summary["points"]:
+        loads.setdefault(verdicts.point_name(point), []).append(point)
+    columns = [one for one in _COLUMNS if any(one[0] in point["figures"] for point in summary["points"])]
+    rows = [("load", *(title for _, title, _ in columns))]
+    rows += [(name, *(_median(points, figure, form) for figure, _, form in columns)) for name, points in loads.items()]
+    widths = [max(map(len, of)) for of in zip(*rows, strict=True)]
+    cells = ((row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])) for row in rows)
+    notes = ["", *map(_notes, loads.values())]
+    told = ["  ".join([*row, note]).rstrip() for row, note in zip(cells, notes, strict=True)]
+    return [*(told if loads else ()), *map(_judged_line, summary["gates"])]
 
 
-def _line(point: Mapping[str, Any]) -> str:
-    found, counts = point["figures"], point["counts"]
-    wanted = (
-        ("output_tokens_per_s", "{:.1f} output tokens/s"),
-        ("input_tokens_per_s", "{:.1f} input tokens/s"),
-        ("requests_per_s", "{:.2f} requests/s"),
-        ("goodput_per_s", "goodput {:.2f}/s"),
-        ("ttft_p50_ms", "TTFT p50 {:.1f} ms"),
-        ("ttft_p99_ms", "p99 {:.1f} ms"),
-        ("itl_p50_ms", "ITL p50 {:.2f} ms"),
+def _judged_line(gate: Mapping[str, Any]) -> str:
+    return f"{'not judged' if gate['skipped'] else 'holds' if gate['holds'] else 'BROKEN'}: {gate['text']}"
+
+
+def _median(points: Iterable[Mapping[str, Any]], figure: str, form: str) -> str:
+    values = [point["figures"][figure] for point in points if figure in point["figures"]]
+    return form.format(median(values)) if values else ""
+
+
+def _notes(points: Sequence[Mapping[str, Any]]) -> str:
+    """What is to be known of a load point beside its figures."""
+    errors, requests = (sum(point["counts"][what] for point in points) for what in ("errors", "requests"))
+    busy = any(point["client"].get("busy", 0) > _BUSY for point in points)
+    notes = (
+        f"{len(points)} repeats" if len(points) > 1 else "",
+        f"{errors} of {requests} failed" if errors else "",
+        "the client itself was busy: raise processes" if busy else "",
+        "partial" if any(point["partial"] for point in points) else "",
     )
-    figures = [text.format(found[name]) for name, text in wanted if name in found]
-    failed = [f"{counts['errors']} of {counts['requests']} failed"] if counts["errors"] else []
-    busy = ["the client itself was busy: raise processes"] if point["client"].get("busy", 0) > _BUSY else []
-    again = f" ({point['repeat']})" if point["repeat"] > 1 else ""
-    return (
-        f"{verdicts.point_name(point)}{again}: {', '.join((*figures, *failed, *busy))}{' (partial)' * point['partial']}"
-    )
+    return ", ".join(filter(None, notes))
 
 
 def _identity(space: Workspace, variant: Variant, asked: Asked) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """`engines` on GPUs, a list for each; several only in orchestrator mode. Its files are `folder` and FOLDER.log."""
+    """`engines` on GPUs, a list for each; several only in orchestrator mode. Its files are `folder` and FOLDER.log;
+    `instance` counts the servers of one variant from 0.
+    """
 
     engines: Sequence[Engine]
     places: Sequence[tuple[str, ...]]
@@ -68,6 +70,7 @@ class Server:
     ports: tuple[int, int, int]
     mode: Mode
     verbose: bool
+    instance: int = 0
 
     def text(self) -> dict[str, Any]:
         """The object that launch.py takes."""
@@ -88,9 +91,8 @@ class Server:
 
     @property
     def name(self) -> str:
-        """Its variants, and which of several servers it is."""
-        number = self.folder.suffix.removeprefix(".")
-        return "+".join(engine.name for engine in self.engines) + ("" if number == "0" else f"#{number}")
+        """Its variants, and which of their several servers it is."""
+        return "+".join(engine.name for engine in self.engines) + (f"#{self.instance}" if self.instance else "")
 
     @property
     def devices(self) -> list[str]:

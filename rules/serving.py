@@ -71,6 +71,7 @@ def servers(space: Workspace, variants: Sequence[Variant], wish: Wish, base: Pat
             ports=_ports(wish, index),
             mode=wish.mode,
             verbose=wish.verbose,
+            instance=[one[0].name for one, _ in groups[:index]].count(group[0].name),
         )
         for index, (group, placed) in enumerate(groups)
     ]

@@ -181,12 +181,19 @@ def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[s
         full = f"{stage}:{name}"
         if members == (full,):
             continue
-        group = {"actions": None, "task_dep": [member for member in members if member != full]}
+        cleaned = [] if stage in ("bench", "eval") else [(_clean, [members])]
+        group = {"actions": None, "task_dep": [member for member in members if member != full], "clean": cleaned}
         if stage == "build":
             many = "variant" if len(members) == 1 else "variants"
             yield {"basename": full, "doc": f"{len(members)} {many}", **group}
         else:
             yield {"basename": stage, "name": name, **group}
+
+
+def _clean(members: tuple[str, ...]) -> None:
+    """Cleans what a group stands for, its members' own outputs and no more."""
+    for name in members:
+        here().executor.artifacts.clean(name)
 
 
 def _fresh(space: Workspace, action: Action) -> bool:
@@ -242,6 +249,8 @@ def make(space: Workspace, action: Action) -> dict[str, Any] | TaskFailed:
             record = executor.make(action, lambda line: progress.line(action.name, line), here=here)
     except BuildError as error:
         return TaskFailed(str(error))
-    summary = executor.artifacts.folder(action.name) / "summary.txt"
+    folder = executor.artifacts.folder(action.name)
+    summary = folder / "summary.txt"
     text = summary.read_text(encoding="utf-8") if summary.exists() else ""
-    return {"how": record.how, "seconds": record.seconds, "summary": text}
+    shown = {"build": os.path.relpath(folder), "k8s": f"cd {os.path.relpath(folder)}\n{text}"}  # what one goes on with
+    return {"how": record.how, "seconds": record.seconds, "summary": shown.get(action.stage, text)}

@@ -64,6 +64,10 @@ class Browser:
             time.sleep(0.05)
         self.ask("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))")
 
+    def prefer(self, scheme: str) -> None:
+        """From now on the user prefers this color scheme, light or dark."""
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def ask(self, expression: str) -> Any:
         """The value of JavaScript in the page; a promise's, once it has one."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

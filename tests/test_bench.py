@@ -67,8 +67,10 @@ def _starts(space: Space) -> int:
 
 def test_every_load_point_is_measured_by_one_server_and_each_run_is_kept(space: Space) -> None:
     out = space.build(f"bench:{NAME}")
-    assert "concurrency 1: " in out
-    assert "concurrency 2: " in out
+    told = out[out.index(f"bench:{NAME}  measured in") :].splitlines()
+    assert told[1].split()[:3] == ["load", "output", "tok/s"]
+    assert [line.split()[:2] for line in told[2:4]] == [["concurrency", "1"], ["concurrency", "2"]]
+    assert len({len(line) for line in told[1:4]}) == 1  # columns are aligned
     assert f"bench:{NAME}  measured in" in out
     assert _starts(space) == 1
     space.build(f"bench:{NAME}")

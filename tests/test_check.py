@@ -165,6 +165,15 @@ def test_only_the_variants_that_are_asked_for_are_looked_at(root: Path) -> None:
     assert not [finding for finding in told if "tp8" in str(finding.problem)]
 
 
+def test_the_reference_precision_is_one_of_the_entrys_also_where_another_alone_is_looked_at(root: Path) -> None:
+    (root / "q.jsonl").write_text('{"text": "a"}\n')
+    spec, _ = read(
+        toml(parallelism='["tp8"]', precisions='["fp16", "bf16"]', eval='{ data = "file:q.jsonl", reference = "fp16" }')
+    )
+    chosen = [variant for variant in expand(spec) if variant.precision == "bf16"]
+    assert not [finding for finding in check.findings(spec, root, chosen) if finding.severity == "error"]
+
+
 def test_everything_that_is_wrong_or_unwise_is_told_of_a_file_that_cannot_be_read_whole(root: Path) -> None:
     text = toml(build="{ use_paged_context_fmha = true }", parallelism='["tp3", "4x2"]', shaps="[]")
     told = [finding.id for finding in check.examine(text.replace("[models.m]", "[models.m]", 1), root)]

@@ -110,6 +110,19 @@ def test_a_browser_draws_every_plot_without_complaint_and_within_its_width(
     assert max(browser.ask(boxes)) <= width
 
 
+def test_the_plots_are_of_the_theme_that_the_user_prefers(browser: Browser, file: Path) -> None:
+    paper = "getComputedStyle(document.querySelector('figure')).backgroundColor"
+    drawn = "document.querySelector('[data-plot=curves] .main-svg').style.background"
+    found = {}
+    for scheme in ("dark", "light"):
+        browser.prefer(scheme)
+        browser.open(file, 1280)
+        found[scheme] = browser.ask(paper)
+        assert browser.ask(drawn) == found[scheme]
+        assert browser.said == []
+    assert found == {"dark": "rgb(23, 28, 35)", "light": "rgb(255, 255, 255)"}
+
+
 def test_a_choice_redraws_its_plot_and_a_variant_can_be_taken_out(browser: Browser, file: Path) -> None:
     browser.open(file, 1280)
     axis = "document.querySelector('[data-plot=curves]').layout.yaxis.title.text"

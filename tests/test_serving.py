@@ -188,8 +188,8 @@ def test_gpus_may_be_said_in_models_toml_for_a_variant_or_a_group(host: Host) ->
     made = servers(space, variants, Wish(), space.root / "1")
     assert [(server.name[:29], server.devices) for server in made] == [
         ("m_fp16_isl2048_osl1024_bs8", ["1"]),
-        ("m_fp16_isl2048_osl1024_bs4#1", ["0"]),
-        ("m_fp16_isl2048_osl1024_bs4#2", ["3"]),
+        ("m_fp16_isl2048_osl1024_bs4", ["0"]),
+        ("m_fp16_isl2048_osl1024_bs4#1", ["3"]),
     ]
     shown = servers(space, variants, Wish(real=False), space.root / "1")
     assert [server.devices for server in shown] == [["1"], ["0"], ["3"]]

@@ -185,6 +185,12 @@ def test_cleaning_removes_outputs_which_come_back_from_the_store(built: Space) -
     assert "0 made, 6 from the store" in built.build("smoke")
 
 
+def test_cleaning_a_group_cleans_what_it_stands_for_and_nothing_else(built: Space) -> None:
+    built.build("clean", "build:m_int8_wo")
+    assert not list((built.root / "artifacts/build").iterdir())
+    assert list((built.root / "artifacts/engine").iterdir())
+
+
 def test_a_secret_reaches_neither_log_nor_key_nor_record(workspace: Space) -> None:
     workspace.write("control/tiny.py", "import os\nprint(dict(os.environ))\n")
     assert workspace.run("build", HF_TOKEN="hf_secret", AWS_SECRET_ACCESS_KEY="hf_secret").rc == 0

@@ -29,6 +29,11 @@ class Subject:
     entry: Model
     root: Path
 
+    @property
+    def whole(self) -> Model:
+        """The entry as it is written, where `entry` is narrowed to some of its variants."""
+        return self.spec.models.get(self.path.removeprefix("models."), self.entry)
+
     def families(self) -> Iterator[tuple[str, backend.Backend]]:
         """(toolchain, engine family) of each toolchain that exists."""
         for name in self.entry.toolchains():

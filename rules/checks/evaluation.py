@@ -34,9 +34,9 @@ def evaluation_possible(subject: Subject) -> Iterator[Problem]:
         yield Problem(what=f"{path}.data: {file} does not exist", hint="a .jsonl, relative to models.toml")
     if not asked.metrics and asked.reference is None:
         yield Problem(what=f"{path}: measures nothing", hint="name metrics, or a reference precision")
-    if asked.reference is not None and asked.reference not in subject.entry.precisions:
+    if asked.reference is not None and asked.reference not in subject.whole.precisions:
         what = f"{path}.reference: {asked.reference!r} is not a precision of this entry"
-        yield Problem(what=what, hint=nearest(asked.reference, subject.entry.precisions))
+        yield Problem(what=what, hint=nearest(asked.reference, subject.whole.precisions))
 
 
 @error("write `bench` with a file that is there, load points that end in one way, and gates at load points there are")

@@ -83,7 +83,8 @@ def _verify(space: Workspace, options: dict[str, Any], targets: list[str]) -> in
         return 1 if keys else 0
     with progress.action("cache verify"):
         repaired, removed = upkeep.verify(cache, lambda line: progress.line("cache verify", line))
-    print(f"{len(repaired)} results repaired, {len(removed)} removed")
+    found = upkeep.totals(cache.store)
+    print(f"{found.blobs} blobs, {_size(found.size)} read; {len(repaired)} results repaired, {len(removed)} removed")
     return 1 if removed else 0
 
 
@@ -96,7 +97,12 @@ def _gc(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  
     upkeep.sweep_work(artifacts.root, wanted, limits.grace_s)
     freed = upkeep.collect(store, keep, limits)
     freed += 0 if limits.age_s is None else upkeep.cool(store, limits.age_s)
-    print(f"{_size(freed)} freed")
+    left = upkeep.totals(store).size
+    spared = (
+        "pinned" if options["all"] else "pinned, or what a checkout's artifacts were made with (--all takes that too)"
+    )
+    why = f": {spared}" if limits.size is not None and left > limits.size else ""
+    print(f"{_size(freed)} freed, {_size(left)} stay{why}")
     return 0
 
 
@@ -129,6 +135,8 @@ def _at_least_one(targets: list[str], verb: str) -> list[str]:
 
 def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
     cache, artifacts = space.executor.cache, space.executor.artifacts
+    if cache.remote is None:
+        raise InvalidCommand('there is no remote to push to: [cache] remote = "s3://..." in models.toml, docs/cache.md')
     sent = missing = 0
     for action in closure(space, named(space, targets or space.default)):
         record = artifacts.record(action.name)

@@ -18,8 +18,6 @@ from rules.workspace import Workspace
 
 __all__ = ["PlanCommand", "as_json", "as_text", "unwise"]
 
-_GB = 1e9
-
 
 class PlanCommand(EngineCommand):
     """The command."""
@@ -115,17 +113,30 @@ def _input(source: Input) -> str | list[str]:
 
 def _cost(one: Outlook) -> str:
     if one.status == "remote":
-        return f"{(one.size or 0) / _GB:.2f} GB to fetch"
+        return f"{_size(one.size or 0)} to fetch"
     if one.seconds is None or one.status == "local":
         return ""
-    return f"about {one.seconds / 60:.1f} min"
+    return f"about {_time(one.seconds)}"
 
 
 def _expected(looked: list[Outlook]) -> str:
     to_run = [one for one in looked if one.status in ("run", "blocked")]
     if any(one.seconds is None for one in to_run):
         return "nothing like it ran here before, so its time is not known"
-    minutes = sum(one.seconds or 0.0 for one in to_run) / 60
     made = sum(one.size or 0 for one in to_run)
     fetched = sum(one.size or 0 for one in looked if one.status == "remote")
-    return f"about {minutes:.1f} min, {made / _GB:.2f} GB to make, {fetched / _GB:.2f} GB to fetch"
+    parts = (
+        f"about {_time(sum(one.seconds or 0.0 for one in to_run))}, {_size(made)} to make" if to_run else "",
+        f"{_size(fetched)} to fetch" if fetched else "",
+    )
+    return ", ".join(filter(None, parts)) or "no command has to run"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"

@@ -83,7 +83,7 @@ def blocks(words: list[str]) -> list[str]:
 def summary(kinds: list[str], values: dict[str, Any]) -> str:
     """What the user reads: the order in which they are applied."""
     place = f"{values['folder']} of the claim {values['claim']}"
-    lines = [f"kubectl apply -f {VOLUME}", f"copy the model repository into {place}: docs/kubernetes.md"]
+    lines = [f"kubectl apply -f {VOLUME}", f"# copy the model repository into {place}: docs/kubernetes.md"]
     return "\n".join([*lines, " or ".join(f"kubectl apply -f {kind}/" for kind in kinds)]) + "\n"
 
 

@@ -192,3 +192,4 @@ async function copyText(text) {
 }
 
 document.querySelectorAll(".model").forEach(setUp);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());

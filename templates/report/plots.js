@@ -1,7 +1,10 @@
 "use strict";
 // What each plot shows: functions from one model's data to Plotly traces and axes. No state, no page.
 
-const COLOURS = ["#2563a8", "#d97a1d", "#2a9d6f", "#b5485d", "#7a5cc7", "#8a6d1f", "#138a9e", "#5b6675"];
+const DARK = matchMedia("(prefers-color-scheme: dark)").matches;
+const COLOURS = DARK
+  ? ["#66a6e8", "#ee9d4d", "#4cc496", "#e0859a", "#a993ea", "#cdac4a", "#45bdd2", "#a3aebd"]
+  : ["#2563a8", "#d97a1d", "#2a9d6f", "#b5485d", "#7a5cc7", "#8a6d1f", "#138a9e", "#5b6675"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const WORDS = {
@@ -9,6 +12,11 @@ const WORDS = {
   goodput_per_s: "goodput/s", error_rate: "errors", agreement_identical: "identical", agreement_prefix: "prefix",
   rouge_l: "ROUGE-L", chrf: "chrF", bleu: "BLEU", kl_bound: "KL bound",
 };
+
+// A colour of page.css, so that the plots and the page around them are of one theme.
+function ink(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
 
 function words(figure) {
   const parts = figure.match(/^(ttft|itl|latency)_(p\d+)_ms$/);
@@ -50,12 +58,12 @@ function hover(point) {
 }
 
 function layout(x, y, more = {}) {
-  const axis = { gridcolor: "#edf0f4", linecolor: "#cdd4dd", zeroline: false, automargin: true, ticks: "outside",
-    tickcolor: "#cdd4dd" };
+  const axis = { gridcolor: ink("grid"), linecolor: ink("edge"), zeroline: false, automargin: true, ticks: "outside",
+    tickcolor: ink("edge") };
   return {
-    font: { family: "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif", size: 12, color: "#1c2430" },
-    margin: { l: 52, r: 14, t: 12, b: 44 }, showlegend: false, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hovermode: "closest",
-    hoverlabel: { bgcolor: "#fff", bordercolor: "#cdd4dd", align: "left", font: { size: 12 } },
+    font: { family: "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif", size: 12, color: ink("ink") },
+    margin: { l: 52, r: 14, t: 12, b: 44 }, showlegend: false, paper_bgcolor: ink("paper"), plot_bgcolor: ink("paper"), hovermode: "closest",
+    hoverlabel: { bgcolor: ink("paper"), bordercolor: ink("edge"), align: "left", font: { size: 12, color: ink("ink") } },
     xaxis: { ...axis, title: { text: x, standoff: 8 } }, yaxis: { ...axis, title: { text: y, standoff: 8 } }, ...more,
   };
 }
@@ -72,13 +80,13 @@ function curves(model, { latency }) {
       name: label + (mode === "concurrency" ? "" : `, ${mode}`), type: "scatter", mode: "lines+markers+text",
       x: points.map((point) => point.figures.output_tokens_per_s), y: points.map((point) => point.figures[latency]),
       text: points.map((point) => number(point.value)), textposition: "top center",
-      textfont: { size: 10, color: "#5b6675" }, hovertext: points.map(hover), hoverinfo: "text",
+      textfont: { size: 10, color: ink("soft") }, hovertext: points.map(hover), hoverinfo: "text",
       line: { color: colour, dash, width: 2 },
-      marker: { color: points.map((point) => (point.partial ? "#fff" : colour)), size: 8, symbol,
+      marker: { color: points.map((point) => (point.partial ? ink("paper") : colour)), size: 8, symbol,
         line: { color: colour, width: 1.5 } },
     };
   }));
-  const best = { name: "Pareto front", type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: "#cfd6df", width: 9 },
+  const best = { name: "Pareto front", type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: ink("front"), width: 9 },
     x: front.map((point) => point.figures.output_tokens_per_s), y: front.map((point) => point.figures[latency]) };
   return { traces: [best, ...lines], layout: layout("output tokens/s; the numbers are the load", words(latency),
     { yaxis: { ...layout("", "").yaxis, title: { text: words(latency), standoff: 8 }, rangemode: "tozero" } }) };
@@ -119,12 +127,12 @@ function memory(model) {
   const variants = model.variants.filter((variant) => variant.peak || Object.keys(variant.budget).length);
   const labels = variants.map((variant) => model.style[variant.name].label);
   const parts = [...new Set(variants.flatMap((variant) => Object.keys(variant.budget)))];
-  const shades = ["#7fa8d1", "#a9c6e3", "#d0e0f0"];
+  const shades = DARK ? ["#6f9ac6", "#4a6f97", "#33506f"] : ["#7fa8d1", "#a9c6e3", "#d0e0f0"];
   const expected = parts.map((part, place) => ({ name: part, type: "bar", orientation: "h", y: labels, offsetgroup: "budget",
     x: variants.map((variant) => (variant.budget[part] || 0) * gib), marker: { color: shades[place % shades.length] },
     hovertemplate: `${part}: %{x:.3g} GiB<extra></extra>` }));
   const measured = { name: "measured peak", type: "bar", orientation: "h", y: labels, offsetgroup: "peak",
-    x: variants.map((variant) => variant.peak * gib), marker: { color: "#d97a1d" },
+    x: variants.map((variant) => variant.peak * gib), marker: { color: COLOURS[1] },
     hovertemplate: "measured peak: %{x:.3g} GiB<extra></extra>" };
   const made = layout("GiB", "");
   return { traces: variants.length ? [...expected, measured] : [],

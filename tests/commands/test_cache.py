@@ -90,7 +90,9 @@ def test_verify_removes_what_is_wrong_and_the_next_build_makes_it_good(workspace
 
 def test_gc_spares_what_is_current_unless_it_is_told_otherwise(workspace: Space) -> None:
     workspace.build()
-    assert "0.0 MB freed" in workspace.build("cache", "gc", "--size", "0")
+    out = workspace.build("cache", "gc", "--size", "0")
+    assert "0.0 MB freed" in out
+    assert "stay: pinned, or what a checkout's artifacts were made with (--all takes that too)" in out
     assert "5 results" in workspace.build("cache", "status")
     workspace.build("cache", "gc", "--size", "0", "--all")
     assert "0 results" in workspace.build("cache", "status")
@@ -168,3 +170,9 @@ def test_a_pull_that_fails_is_one_error_without_a_traceback(shared: Space, tmp_p
     assert result.err.count("ERROR: ") == 1
     assert "could not be kept\n    reason  [Errno 27] File too large" in result.err
     assert "Traceback" not in result.err
+
+
+def test_without_a_remote_there_is_nothing_to_push_to(workspace: Space) -> None:
+    result = workspace.run("cache", "push")
+    assert (result.rc, result.out) == (3, "")
+    assert "there is no remote to push to" in result.err
