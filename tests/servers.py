@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import PROJECT
+from tests.serving import free
 
 __all__ = ["install", "nginx", "s3rver"]
 
@@ -57,7 +58,7 @@ def _apt(package: str) -> None:
 @contextlib.contextmanager
 def nginx(root: Path) -> Iterator[int]:
     """nginx that keeps its files below `root`/data; yields its port. /read-only/ takes no PUT."""
-    port = _free_port()
+    port = free()[0]
     (root / "data").mkdir(parents=True)
     user = " user root;" if os.getuid() == 0 else ""
     (root / "nginx.conf").write_text(_CONF.format(root=root, port=port, user=user))
@@ -68,7 +69,7 @@ def nginx(root: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def s3rver(root: Path) -> Iterator[int]:
     """An S3 server with the bucket `engines` and the login S3RVER / S3RVER; yields its port."""
-    port = _free_port()
+    port = free()[0]
     (root / "data").mkdir(parents=True)
     where = ["-d", str(root / "data"), "-a", "127.0.0.1", "-p", str(port)]
     with _running([_found("s3rver", _s3rver()), *where, "--configure-bucket", "engines"], port, root):
@@ -97,23 +98,17 @@ def _running(command: list[str], port: int, root: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
     raise AssertionError(f"no answer on port {port}: {log.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 if __name__ == "__main__":

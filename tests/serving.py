@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SERVE", "Server", "echo_repository", "has_curl", "leftovers", "until"]
+__all__ = ["SERVE", "Server", "echo_repository", "free", "has_curl", "leftovers", "until"]
 
 SERVE = Path(__file__).parents[1] / "rules" / "tools" / "serve.py"
+_blocks = itertools.count()
 
 ECHO = """
 import time
@@ -26,6 +30,7 @@ class TritonPythonModel:
         for request in requests:
             text = pb.get_input_tensor_by_name(request, "text_input").as_numpy()
             if text.ravel()[0] == b"never":
+                print("never began", flush=True)
                 time.sleep(600)
             response = pb.InferenceResponse([pb.Tensor("text_output", text)])
             request.get_response_sender().send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
@@ -56,7 +61,8 @@ class Server:
         self.state_path, self.log, self.temporary = folder / "state.json", folder / "server.log", folder / "tmp"
         self.temporary.mkdir()
         argv = [sys.executable, "-I", str(SERVE), *(f"--repository={name}={at}" for name, at in repositories.items())]
-        argv += ["--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments]
+        ports = zip(("http", "grpc", "metrics"), free(), strict=True)
+        argv += [*(f"--{purpose}-port={port}" for purpose, port in ports), *arguments]
         argv += [f"--log={self.log}", f"--state={self.state_path}"]
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
@@ -65,16 +71,16 @@ class Server:
 
     def ready(self) -> dict[str, Any]:
         """Waits for the state file and returns it."""
-        until(lambda: self.state_path.exists() or self.process.poll() is not None, 60)
+        until(lambda: self.state_path.exists() or self.process.poll() is not None)
         assert self.state_path.exists(), self.out.read_text() + self.err.read_text()
-        until(lambda: "  curl -s" in self.out.read_text(), 5)
+        assert until(lambda: "  curl -s" in self.out.read_text()), self.out.read_text()
         state: dict[str, Any] = json.loads(self.state_path.read_text())
         return state
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON that Triton answers."""
         state = self.ready()
-        connection = http.client.HTTPConnection(state["host"], state["http_port"], timeout=30)
+        connection = http.client.HTTPConnection(state["host"], state["http_port"], timeout=60)
         try:
             connection.request("POST", path, json.dumps(body))
             answer: dict[str, Any] = json.loads(connection.getresponse().read())
@@ -85,7 +91,7 @@ class Server:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits. Returns the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def server_pid(self) -> int:
         """tritonserver's pid."""
@@ -107,14 +113,29 @@ def leftovers(server: Server) -> list[str]:
     return found
 
 
-def until(holds: Any, seconds: float) -> bool:
-    """Waits until `holds()` is true, and says so, or until the time is over."""
+def until(holds: Any, seconds: float = 60) -> bool:
+    """Waits until `holds()` is true, and says so, or until the time is over: a limit for what is broken, never a
+    measure of how fast something is.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if holds():
             return True
         time.sleep(0.05)
-    return False
+    return bool(holds())
+
+
+def free() -> list[int]:
+    """Three ports that nobody listens on, with three more after them. They lie below those that the kernel gives to
+    whoever asks for any, and each process of the suite has its own: no other test comes by one of them meanwhile.
+    """
+    own = 10_000 + os.getpid() % 200 * 100
+    while True:
+        first = own + next(_blocks) % 10 * 10
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for port in range(first, first + 6):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return [first, first + 1, first + 2]
 
 
 def has_curl() -> bool:

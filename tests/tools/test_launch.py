@@ -17,11 +17,11 @@ import pytest
 from rules.launcher import Launch, argv
 from rules.release import load
 from tests.fakes import PROJECT
-from tests.serving import until
+from tests.serving import free, until
 from tests.standins import triton
 
 LAUNCH = PROJECT / "rules" / "tools" / "launch.py"
-PROMPTLY = 20
+PROMPTLY = 60
 
 
 class Run:
@@ -78,17 +78,6 @@ class Run:
                 continue
             found += [text] if str(self.folder / "standins") in text else []
         return found
-
-
-def free() -> list[int]:
-    """Three ports that nobody listens on."""
-    held = [socket.socket() for _ in range(3)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 @pytest.fixture
