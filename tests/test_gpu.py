@@ -66,9 +66,12 @@ def test_two_leases_never_share_a_gpu(tmp_path: Path) -> None:
 def test_a_killed_process_frees_its_gpus(tmp_path: Path) -> None:
     process = hold(tmp_path, 4)
     told: list[str] = []
-    killer = threading.Timer(0.5, process.kill)
-    killer.start()
-    with Gpus(FOUR, tmp_path).lease(4, told.append) as lease:
+
+    def hear(text: str) -> None:
+        told.append(text)
+        process.kill()
+
+    with Gpus(FOUR, tmp_path).lease(4, hear) as lease:
         assert lease.devices == FOUR
     assert told == ["waiting for 4 of 4 GPUs"]
     process.communicate()
@@ -88,21 +91,22 @@ def test_a_request_that_waits_for_all_is_not_starved_by_requests_for_one(tmp_pat
     first = gpus.lease(1, print)
     first.__enter__()
     order: list[str] = []
+    waiting = threading.Event()
 
     def want(count: int, name: str) -> None:
-        with gpus.lease(count, lambda _: None):
+        with gpus.lease(count, lambda _: waiting.set()):
             order.append(name)
-            time.sleep(0.1)
 
     big = threading.Thread(target=want, args=(4, "all"))
     big.start()
-    time.sleep(0.3)
+    assert waiting.wait(60)
     small = threading.Thread(target=want, args=(1, "one"))
     small.start()
-    time.sleep(0.3)
+    time.sleep(0.3)  # three GPUs are free: without a queue it would have one of them by now
+    assert order == []
     first.__exit__(None, None, None)
-    big.join(10)
-    small.join(10)
+    big.join(60)
+    small.join(60)
     assert order == ["all", "one"]
 
 

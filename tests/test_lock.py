@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 from rules.lock import alone
+from tests.serving import until
 
 HOLDER = """
 import sys, time
@@ -26,10 +26,11 @@ def test_the_second_waits_and_says_for_whom(tmp_path: Path) -> None:
     with alone(tmp_path / "key", "engine:first", print):
         second = threading.Thread(target=lambda: alone(tmp_path / "key", "engine:x", told.append).__enter__())
         second.start()
-        time.sleep(0.2)
+        assert until(lambda: told)
         assert second.is_alive()
-    second.join(5)
-    assert told == [f"waiting for process {os.getpid()} on {os.uname().nodename}, which makes engine:first"]
+    second.join(60)
+    assert not second.is_alive()
+    assert set(told) == {f"waiting for process {os.getpid()} on {os.uname().nodename}, which makes engine:first"}
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:

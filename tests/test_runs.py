@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.serving import until
 from tests.space import HEAD, SPEC, Space
 
 TWO = SPEC + SPEC.removeprefix(HEAD).replace("models.m", "models.n").replace("qwen2", "llama")
@@ -28,13 +28,13 @@ while len(list(place.iterdir())) < 2:
 SLOW = """
 import os, subprocess, sys, time
 from pathlib import Path
-child = subprocess.Popen(["sleep", "60"])
+child = subprocess.Popen(["sleep", "90"])
 Path({pids!r}).write_text(f"{{os.getpid()}} {{child.pid}}")
-time.sleep(60)
+time.sleep(90)
 """
 
 
-def _meet(space: Space, tool: str, seconds: int = 10) -> None:
+def _meet(space: Space, tool: str, seconds: int = 60) -> None:
     space.write(f"control/{tool}.py", MEETING.format(place=str(space.root / "meeting"), seconds=seconds))
 
 
@@ -61,7 +61,7 @@ def test_two_actions_of_one_key_at_once_run_one_command(workspace: Space) -> Non
 def test_two_doits_at_once_build_one_key_once(workspace: Space) -> None:
     workspace.write("control/tiny.py", "import time\ntime.sleep(1)\n")
     both = [workspace.start("build"), workspace.start("build")]
-    assert [(process.communicate(timeout=60), process.returncode)[1] for process in both] == [0, 0]
+    assert [(process.communicate(timeout=120), process.returncode)[1] for process in both] == [0, 0]
     tools = workspace.ran()
     assert sorted(tools) == sorted(set(tools))
     assert "everything is up to date" in workspace.build()
@@ -75,7 +75,7 @@ def test_two_checkouts_that_share_a_store_build_one_key_once(workspace: Space, t
         space.write("models.toml", SPEC + f'[cache]\ndir = "{tmp_path}/store"\n')
         space.write("control/tiny.py", "import time\ntime.sleep(1)\n")
     both = [space.start("build") for space in spaces]
-    assert [(process.communicate(timeout=60), process.returncode)[1] for process in both] == [0, 0]
+    assert [(process.communicate(timeout=120), process.returncode)[1] for process in both] == [0, 0]
     assert len(spaces[0].ran() + spaces[1].ran()) == 5
 
 
@@ -123,14 +123,10 @@ def _interrupted(space: Space, *args: str, number: int) -> tuple[subprocess.Pope
     pids = space.root / "pids"
     space.write("control/openvino_convert.py", SLOW.format(pids=str(pids)))
     process = space.start(*args)
-    until = time.monotonic() + 30
-    while not pids.exists() or not pids.read_text():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    assert until(lambda: pids.exists() and pids.read_text())
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    time.sleep(0.1)
-    assert not [pid for pid in map(int, pids.read_text().split()) if _alive(pid)]
+    out, err = process.communicate(timeout=60)
+    assert until(lambda: not [pid for pid in map(int, pids.read_text().split()) if _alive(pid)], 30)
     return process, out, err
 
 
@@ -160,8 +156,7 @@ def test_a_doit_killed_outright_is_no_obstacle(workspace: Space) -> None:
     pids = workspace.root / "pids"
     workspace.write("control/openvino_convert.py", SLOW.format(pids=str(pids)))
     process = workspace.start("build")
-    while not pids.exists() or not pids.read_text():
-        time.sleep(0.02)
+    assert until(lambda: pids.exists() and pids.read_text())
     process.kill()
     process.communicate()
     (workspace.root / "control/openvino_convert.py").unlink()

@@ -19,7 +19,7 @@ def test_a_torn_database_is_forgotten_and_nothing_is_made_again(workspace: Space
 def test_many_doits_at_once_leave_a_database_that_can_be_read(workspace: Space) -> None:
     workspace.build()
     doits = [workspace.start("build") for _ in range(6)]
-    assert [(doit.communicate(timeout=60), doit.returncode)[1] for doit in doits] == [0] * 6
+    assert [(doit.communicate(timeout=120), doit.returncode)[1] for doit in doits] == [0] * 6
     assert "everything is up to date" in workspace.build()
 
 

@@ -102,7 +102,7 @@ def test_a_detached_server_answers_until_it_is_stopped(tmp_path: Path, capsys: p
     assert "  curl -s http://127.0.0.1:" in capsys.readouterr().out
     state = json.loads(base.with_suffix(".json").read_text())
     assert os.getsid(state["pid"]) == state["pid"]
-    connection = http.client.HTTPConnection("127.0.0.1", state["http_port"], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", state["http_port"], timeout=60)
     connection.request("GET", "/v2/health/ready")
     assert connection.getresponse().status == 200
     connection.close()

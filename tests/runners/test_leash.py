@@ -24,7 +24,7 @@ def leashed(*argv: str, powers: bool = False) -> subprocess.CompletedProcess[str
             pass_fds=(reading,),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             start_new_session=True,
             check=False,
         )

@@ -60,7 +60,7 @@ class Case:
         argv += [f"--engine={self.engine}", f"--tokenizer={self.tokenizer}"]
         argv += [f"--templates={folder}" for folder in self.templates]
         argv += [f"--set={name}={value}" for name, value in self.settings.items()]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
 
     def rendered(self) -> Path:
         done = self.run()

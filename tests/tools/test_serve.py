@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
@@ -45,7 +44,7 @@ def server(tmp_path: Path, repository: Path) -> Iterator[Server]:
     running.ready()
     yield running
     running.end(signal.SIGKILL)
-    until(lambda: not leftovers(running), 10)
+    until(lambda: not leftovers(running))
 
 
 def _refusal(tmp_path: Path, *arguments: str, **repositories: Path) -> str:
@@ -69,7 +68,7 @@ def test_the_curl_line_works_when_pasted(server: Server) -> None:
     if not has_curl():
         pytest.skip("no curl here")
     line = next(line for line in server.out.read_text().splitlines() if line.startswith("  curl"))
-    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=30)
+    pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60)
     assert '"text_output":"What does a KV cache keep?"' in pasted.stdout
 
 
@@ -93,27 +92,25 @@ def test_a_signal_stops_it_and_leaves_nothing(server: Server, number: int) -> No
 @pytest.mark.server
 def test_sigkill_leaves_nothing(server: Server) -> None:
     server.end(signal.SIGKILL)
-    until(lambda: not leftovers(server), 10)
-    assert leftovers(server) == []
+    assert until(lambda: not leftovers(server)), leftovers(server)
 
 
 @pytest.mark.server
 def test_a_request_in_flight_does_not_keep_the_server_alive(server: Server) -> None:
-    body = {"text_input": "never"}
-    asking = threading.Thread(target=_ask_and_lose, args=(server, body))
+    """The model has it, and would answer in ten minutes."""
+    asking = threading.Thread(target=_ask_and_lose, args=(server, {"text_input": "never"}))
     asking.start()
-    time.sleep(0.5)
-    begin = time.monotonic()
+    assert until(lambda: "never began" in server.log.read_text())
     assert server.end() == 0
-    assert time.monotonic() - begin < 12
-    asking.join(10)
+    asking.join(60)
+    assert not asking.is_alive()
     assert leftovers(server) == []
 
 
 @pytest.mark.server
 def test_a_server_that_dies_is_an_error_with_its_log(server: Server) -> None:
     os.kill(server.server_pid(), signal.SIGKILL)
-    assert server.process.wait(20) == 1
+    assert server.process.wait(60) == 1
     assert "error: tritonserver ended by itself" in server.err.read_text()
     assert str(server.log) in server.err.read_text()
     assert leftovers(server) == []
@@ -181,7 +178,7 @@ def test_a_malformed_config_is_named_by_file_and_place(tmp_path: Path, repositor
 
 def test_a_python_without_the_wheel_says_so(tmp_path: Path, repository: Path) -> None:
     argv = [sys.executable, "-I", "-S", str(SERVE), f"--repository=a={repository}", "--log=l", "--state=s"]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=30)
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
     assert result.returncode == 1
     assert "error: the wheel nvidia-pytriton is not installed" in result.stderr
 

@@ -23,7 +23,7 @@ from tests.test_built import engine
 
 TOOLS = PROJECT / "rules" / "tools"
 CONFIG = 'parameters {{ key: "gpt_model_path" value {{ string_value: "/repository/{model}/1/engine" }} }}\n'
-PROMPTLY = 20
+PROMPTLY = 60
 
 
 class Run:
@@ -79,7 +79,7 @@ def test_both_ranks_run_on_free_ports_and_configs_name_where_the_repository_is(r
     state: dict[str, Any] = json.loads(run.state.read_text())
     assert process.stdout
     assert "tritonserver: ready\n" in [process.stdout.readline() for _ in range(3)], "what probe.py waits for"
-    connection = http.client.HTTPConnection(state["host"], state["http_port"], timeout=5)
+    connection = http.client.HTTPConnection(state["host"], state["http_port"], timeout=60)
     connection.request("GET", "/v2/models/tensorrt_llm/ready")
     assert connection.getresponse().status == 200
     connection.close()

@@ -86,7 +86,7 @@ def _configure(folder: Path, **more: Any) -> None:
 def _verify(folder: Path, *more: str, command: tuple[str, ...] = ("true",)) -> subprocess.CompletedProcess[str]:
     wanted = ("--precision=fp8", "--kv-cache-dtype=fp8", "--tp-size=2", "--pp-size=1", f"--out={folder}", *more)
     argv = [sys.executable, "-I", str(TOOL), *wanted, "--", *command]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_a_whole_checkpoint_is_verified(checkpoint: Path) -> None:

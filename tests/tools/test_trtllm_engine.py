@@ -47,7 +47,7 @@ def _build(
     argv = [sys.executable, "-I", str(TOOL), *wanted, "--", *command]
     env = {**os.environ, "STANDIN_FAILS": fails}
     return subprocess.run(
-        argv, capture_output=True, text=True, check=False, timeout=60, env=env, cwd=cwd or checkpoint.parent
+        argv, capture_output=True, text=True, check=False, timeout=300, env=env, cwd=cwd or checkpoint.parent
     )
 
 
