@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "model": "ensemble", "endpoint": "grpc", "stream": True, "fixed": True, "prompts": None, "column": None,
     "size": None, "isl": 8, "isl_stddev": 0, "isl_max": None, "osl": 4, "osl_stddev": 0, "osl_max": None,
     "concurrency": [4], "request_rate": [], "arrival": "poisson", "requests": 12, "seconds": None, "warmup": 0,
-    "repeats": 1, "seed": 0, "timeout_s": 10.0, "processes": 1, "slo": {}, "counting": "server", "tokenizer": None,
+    "repeats": 1, "seed": 0, "timeout_s": 60.0, "processes": 1, "slo": {}, "counting": "server", "tokenizer": None,
     "grpc": None, "http": None, "metrics": "",
 }  # fmt: skip
 
@@ -66,7 +66,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
 
 def load(folder: Path) -> tuple[int, dict[str, Any]]:
     """Runs the tool to its end: (exit code, summary)."""
-    done = subprocess.run(command(folder), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False, timeout=300)
     path = folder / "summary.json"
     assert path.exists(), done.stdout + done.stderr
     return done.returncode, json.loads(path.read_text())

@@ -35,21 +35,22 @@ def test_every_protocol_gives_every_answer(quick: Ports, run_folder: RunFolder, 
 
 
 def test_exactly_the_asked_number_is_in_flight(slow: Ports, run_folder: RunFolder) -> None:
-    folder = run_folder(slow, [{"text": "a", "max_tokens": 1}], concurrency=[3], requests=9, processes=2)
+    folder = run_folder(slow, [{"text": "a", "max_tokens": 1}], concurrency=[3], requests=24, processes=2)
     load(folder)
     spans = [
         (one["metadata"]["request_start_ns"], one["metadata"]["request_end_ns"])
         for one in _rows(folder, "concurrency3_1")
     ]
-    assert len(spans) == 9
+    assert len(spans) == 24
     assert max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans) == 3
 
 
 def test_an_open_loop_does_not_wait_for_answers(slow: Ports, run_folder: RunFolder) -> None:
-    folder = run_folder(slow, BEES, concurrency=[], request_rate=[50.0], arrival="constant", requests=8)
+    long = [{"text": "a", "max_tokens": 12}]
+    folder = run_folder(slow, long, concurrency=[], request_rate=[500.0], arrival="constant", requests=8)
     point = load(folder)[1]["points"][0]
-    starts = [one["metadata"]["request_start_ns"] for one in _rows(folder, "request_rate50_1")]
-    ends = [one["metadata"]["request_end_ns"] for one in _rows(folder, "request_rate50_1")]
+    starts = [one["metadata"]["request_start_ns"] for one in _rows(folder, "request_rate500_1")]
+    ends = [one["metadata"]["request_end_ns"] for one in _rows(folder, "request_rate500_1")]
     assert max(starts) < min(ends)
     assert {"lag_p50_ms", "lag_p99_ms"} <= set(point["client"])
 
@@ -67,12 +68,13 @@ def test_failures_are_told_by_kind_and_the_rest_is_measured(quick: Ports, run_fo
 
 
 def test_a_request_without_an_end_is_a_timeout(slow: Ports, run_folder: RunFolder) -> None:
-    point = load(run_folder(slow, BEES, timeout_s=0.25, requests=2))[1]["points"][0]
+    endless = [{"text": "a", "max_tokens": 1000}]
+    point = load(run_folder(slow, endless, timeout_s=0.25, requests=2))[1]["points"][0]
     assert point["errors"] == {"timeout": 2}
 
 
 def test_what_was_measured_before_an_interruption_is_kept_and_gone_on_with(slow: Ports, run_folder: RunFolder) -> None:
-    folder = run_folder(slow, BEES, concurrency=[1, 2], requests=None, seconds=1.5)
+    folder = run_folder(slow, [{"text": "a", "max_tokens": 25}], concurrency=[1, 2], requests=None, seconds=0.2)
     asked = json.loads((folder / "run.json").read_text())
     with subprocess.Popen(command(folder), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
