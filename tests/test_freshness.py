@@ -21,7 +21,7 @@ _REAL = time.time_ns
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Artifacts of an action and of what it needs, older than the clock's tick."""
+    """Artifacts of an action and of what it needs."""
     artifacts = tmp_path / "artifacts"
     for name in (
         "engine/m/sub/model.bin",
@@ -32,7 +32,18 @@ def root(tmp_path: Path) -> Path:
         path = artifacts / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(WORD)
+    _tick(artifacts)
     return artifacts
+
+
+def _tick(folder: Path) -> None:
+    """Waits until the file system's clock, which may tick every few milliseconds, is at another time."""
+    clock = folder / "clock"
+    clock.touch()
+    before = clock.stat().st_ctime_ns
+    while clock.stat().st_ctime_ns == before:
+        clock.touch()
+    clock.unlink()
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +147,8 @@ def test_a_memo_that_was_copied_to_another_checkout_knows_nothing_there(root: Pa
 
 
 def test_what_was_changed_just_now_is_not_learnt(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _clock(monkeypatch, 1)
+    now = (root / FILES[0]).stat().st_ctime_ns + 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: now)
     assert learnt(root) == ""
     assert not known(root)
 
