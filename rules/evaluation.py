@@ -58,7 +58,8 @@ def of_run(space: Workspace, variant: Variant, bench: Mapping[str, Any], heard: 
     rows = list(_recorded(bench))
     if not rows or any(row["expected"] is None for row in rows):
         return None
-    summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "bench_run": Path(bench["folder"]).name})
+    told = {"bench_run": Path(bench["folder"]).name, "questions_in_all": _in_all(Path(data or ""), asked)}
+    summary = envelope.of(space, variant, "eval", {**asked.model_dump(), **told})
     folder = envelope.begin(space.executor.artifacts.root, "eval", variant.name)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     tree.write(folder / "answers.jsonl", text)
@@ -87,7 +88,9 @@ def lines(summary: dict[str, Any]) -> list[str]:
     """The figures for a person: what was scored, what it is worth at the reference precision, where the rest lies."""
     scores = summary["scores"]
     errors, theirs = scores["standard_errors"], scores.get("reference_scores", {})
-    head = f"{scores['questions']} questions" + (f", {scores['failed']} without an answer" if scores["failed"] else "")
+    of = summary["settings"].get("questions_in_all", scores["questions"])
+    part = f"{scores['questions']} of the {of}" if of > scores["questions"] else scores["questions"]
+    head = f"{part} questions" + (f", {scores['failed']} without an answer" if scores["failed"] else "")
     return [head, *_lines(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {}))]
 
 
@@ -105,6 +108,12 @@ def _scored(
     whole = {**summary, "prompts": _prompts(space.root, asked, folder), "scores": scores, "gates": verdicts}
     envelope.finish(folder, whole)
     return {**whole, "folder": folder}
+
+
+def _in_all(data: Path, asked: Eval) -> int:
+    """How many questions a whole evaluation asks."""
+    count = sum(bool(line.strip()) for line in data.read_text(encoding="utf-8").split("\n"))
+    return min(count, asked.size or count)
 
 
 def _recorded(bench: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -113,15 +113,31 @@ class Findings:
         """The scores of the same variant with the same engine, each of the newest evaluation that has it."""
         key = run.variant, run.engine
         if key not in self._scores:
-            alike = (it for it in self.evals if (it.variant, it.engine) == key and it.summary.get("scores"))
+            alike = (it for it in self._evaluations(run) if it.summary.get("scores"))
             self._scores[key] = {name: value for it in alike for name, value in it.summary["scores"]["figures"].items()}
         return self._scores[key]
 
     def gates(self, run: Run) -> list[Mapping[str, Any]]:
         """The verdicts of the run, and of each gate on scores that of the newest evaluation of the same engine."""
-        alike = (it for it in self.evals if (it.variant, it.engine) == (run.variant, run.engine))
-        scored = {gate["gate"]: gate for it in alike for gate in it.summary.get("gates", [])}
+        scored = {gate["gate"]: gate for it in self._evaluations(run) for gate in it.summary.get("gates", [])}
         return [*run.summary.get("gates", []), *scored.values()]
+
+    def questions(self, run: Run) -> int:
+        """How many the newest of these evaluations asked, 0 without any."""
+        asked = [it.summary["scores"].get("questions", 0) for it in self._evaluations(run) if it.summary.get("scores")]
+        return int(asked[-1]) if asked else 0
+
+    def _evaluations(self, run: Run) -> list[Run]:
+        """Of the same variant with the same engine, the newest last; one that asked but a part of the questions, as
+        under a short load, counts less than any that asked them all.
+        """
+        alike = [it for it in self.evals if (it.variant, it.engine) == (run.variant, run.engine)]
+        return sorted(alike, key=lambda it: not _partly(it.summary))
+
+
+def _partly(summary: Mapping[str, Any]) -> bool:
+    asked = (summary.get("scores") or {}).get("questions", 0)
+    return bool(asked < ((summary.get("settings") or {}).get("questions_in_all") or 0))
 
 
 def load(root: Path) -> Findings:

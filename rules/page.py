@@ -145,6 +145,7 @@ def _of_variant(found: Findings, run: Run, points: Iterable[Point], commits: Com
         "finished": bool(summary.get("finished")),
         "gates": found.gates(run),
         "scores": found.scores(run),
+        "questions": found.questions(run),
         "peak": peak * _GIB,
         "history": _history(found, run.variant, commits),
     }

@@ -14,10 +14,9 @@ from rules.errors import Misconfigured, Problem
 from rules.spec import Spec
 from rules.variant import Point, Variant, expand
 
-__all__ = ["MEASURED", "STAGES", "Plan", "identities", "load", "make", "variant_identities"]
+__all__ = ["STAGES", "Plan", "identities", "load", "make", "variant_identities"]
 
 STAGES = ("source", "checkpoint", "engine", "build", "smoke", "k8s")
-MEASURED = ("bench", "eval")  # observations of what `build` makes: no actions, since they are made anew each time
 
 
 @dataclass(frozen=True, kw_only=True)

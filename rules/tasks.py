@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from doit.exceptions import InvalidCommand, InvalidDodoFile, TaskFailed
 
 from rules import index
-from rules.action import Action
+from rules.action import MEASURED, Action
 from rules.artifacts import Artifacts
 from rules.errors import BuildError
 from rules.freshness import Freshness
@@ -181,7 +181,7 @@ def _groups(stage: str, names: Mapping[str, tuple[str, ...]]) -> Iterator[dict[s
         full = f"{stage}:{name}"
         if members == (full,):
             continue
-        cleaned = [] if stage in ("bench", "eval") else [(_clean, [members])]
+        cleaned = [] if stage in MEASURED else [(_clean, [members])]
         group = {"actions": None, "task_dep": [member for member in members if member != full], "clean": cleaned}
         if stage == "build":
             many = "variant" if len(members) == 1 else "variants"

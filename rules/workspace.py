@@ -12,6 +12,7 @@ from typing import cast, get_args
 
 from rules import git, gpu, locked, upkeep
 from rules import plan as plans
+from rules.action import MEASURED
 from rules.artifacts import Artifacts
 from rules.cache import Cache, Mode
 from rules.errors import BuildError, Misconfigured, Problem, nearest
@@ -42,9 +43,9 @@ class Workspace:
         Misconfigured with an unknown name.
         """
         stage, _, name = target.partition(":")
-        by_name = self.plan.names.get("build" if stage in plans.MEASURED else stage)
+        by_name = self.plan.names.get("build" if stage in MEASURED else stage)
         if by_name is None:
-            known = (*plans.STAGES, *plans.MEASURED)
+            known = (*plans.STAGES, *MEASURED)
             raise Misconfigured(Problem(what=f"{stage!r} is not a stage", hint=nearest(stage, known)))
         if not name:
             return tuple(dict.fromkeys(action for of in by_name.values() for action in of))

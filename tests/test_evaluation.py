@@ -173,7 +173,16 @@ def test_the_answers_of_a_bench_run_are_scored_in_the_same_pass(built: Space) ->
     ]
     assert found["scores"]["figures"] == {"exact_match": pytest.approx(1 / 3)}
     assert [gate["gate"] for gate in found["gates"]] == ["exact_match"]
+    assert evaluation.lines(found)[0].startswith("3 questions")
     assert (built.root / "artifacts/bench" / VARIANT / found["settings"]["bench_run"]).is_dir()
+
+
+def test_a_load_that_asked_but_some_of_the_questions_says_of_how_many(built: Space) -> None:
+    built.write("models.toml", SPEC)
+    built.write("q.jsonl", '{"input": "q", "expected": "e"}\n' * 5 + "\n")
+    found = _scored(built)
+    assert found
+    assert evaluation.lines(found)[0].startswith("3 of the 5 questions")
 
 
 @pytest.mark.parametrize("settings", [{"prompts": None}, {"prompts": "other.jsonl"}, {"fixed": True}])

@@ -56,6 +56,20 @@ def test_scores_are_those_of_the_newest_evaluation_of_the_same_engine(tmp_path: 
     assert found.run.folder == run
 
 
+def test_an_evaluation_of_some_of_the_questions_counts_less_than_one_of_all(tmp_path: Path) -> None:
+    bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)])
+    gate = {"gate": "exact_match", "holds": True}
+    evaluated(tmp_path, NAME, {"exact_match": 0.5}, number=1, gates=[{**gate, "holds": False}])
+    evaluated(
+        tmp_path, NAME, {"exact_match": 0.9, "bleu": 7.0}, number=2, gates=[gate], settings={"questions_in_all": 99}
+    )
+    found = load(tmp_path)
+    (run,) = [it.run for it in found.current()]
+    assert found.scores(run) == {"exact_match": 0.5, "bleu": 7.0}
+    assert [gate["holds"] for gate in found.gates(run)] == [False]
+    assert found.questions(run) == 32
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_is_there(tmp_path: Path) -> None:
     bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)])
     for name, text in (("torn", '{"version": 1, "poi'), ("later", '{"version": 2}'), ("list", "[]")):

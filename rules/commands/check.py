@@ -14,10 +14,11 @@ from typing import Any
 from doit.exceptions import InvalidCommand
 
 from rules import check, host, preflight, workspace
+from rules.action import MEASURED
 from rules.commands import EngineCommand
 from rules.commands.plan import closure
 from rules.errors import BuildError
-from rules.plan import MEASURED, STAGES
+from rules.plan import STAGES
 from rules.rule import Finding
 from rules.tasks import here, named
 

@@ -9,8 +9,8 @@ from typing import Any
 from doit.cmd_help import Help as PlainHelp
 from doit.exceptions import InvalidCommand, InvalidDodoFile
 
+from rules.action import MEASURED
 from rules.errors import Problem
-from rules.plan import MEASURED
 from rules.tasks import DOCS, here
 from rules.workspace import Workspace
 

@@ -13,8 +13,8 @@ from doit.exceptions import InvalidCommand
 from doit.loader import generate_tasks
 
 from rules import tasks
+from rules.action import MEASURED
 from rules.commands import HELP
-from rules.commands.help import told, unknown
 from rules.errors import BuildError
 from rules.report import Reporter
 
@@ -43,6 +43,8 @@ class Run(PlainRun):
     def parse_execute(self, in_args: list[str]) -> int:
         """As doit's, but `--no-check` may follow the targets, as people type it, and so may `--help`."""
         if HELP.intersection(in_args):
+            from rules.commands.help import told  # and with it the plan's modules: a build needs none of them
+
             print("\n\n".join(filter(None, (told(tasks.here(), word) for word in in_args))) or self.help())
             return 0
         flag = f"--{_NO_CHECK['long']}"
@@ -52,11 +54,15 @@ class Run(PlainRun):
     def execute(self, params: Any, args: list[str]) -> int:
         """As doit's, with a loader that leaves fresh actions out. A word that is nothing is told with the nearest."""
         self.loader = _Loader(self.loader, params)
+        if args and all(word.partition(":")[0] in MEASURED for word in args):
+            params["continue"] = True  # a broken gate of one variant says nothing of the next one
         try:
             return int(super().execute(params, args) or 0)
         except InvalidCommand as error:
             if not error.not_found:
                 raise
+            from rules.commands.help import unknown  # as above
+
             raise InvalidCommand(str(unknown(tasks.here(), error.not_found, self._commands))) from error
 
 

@@ -94,6 +94,7 @@ const TABLES = {
       { name: "gates", kind: "prose", value: (row) => (row.gates.length ? broken(row).map((gate) => gate.text).join("; ") || "all hold" : "none"),
         mood: (row) => (row.gates.length ? (broken(row).length ? "bad" : "good") : "") },
       ...scores.map((name) => ({ name: words(name), kind: "number", value: (row) => row.scores[name] })),
+      ...(scores.length ? [{ name: "questions", kind: "number", value: (row) => row.questions || undefined }] : []),
       { name: "peak GiB", kind: "number", value: (row) => (row.peak ? row.peak / 2 ** 30 : undefined) },
       { name: "machine", value: (row) => row.host },
       { name: "engine", kind: "key", value: (row) => row.engine },
