@@ -118,7 +118,10 @@ def test_an_assertion_holds_where_its_promise_is_kept(probe: Any, name: str) -> 
 
 @pytest.mark.server
 @pytest.mark.parametrize(("fault", "name"), BROKEN.items())
-def test_a_broken_promise_fails_its_assertion(probe: Any, repository: Path, fault: str, name: str) -> None:
+def test_a_broken_promise_fails_its_assertion(
+    probe: Any, repository: Path, fault: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_tool, "SETTLE_SECONDS", 1)
     _break(repository, fault)
     assert probe_tool.attempt(ASSERTIONS[name], probe).startswith("AssertionError: ")
 
@@ -140,7 +143,7 @@ def test_a_failure_names_the_assertion_what_was_sent_and_what_came_back(
     _break(repository, "stop")
     argv = [f"--repository={repository}", f"--source={source}", f"--server={SERVE}", f"--out={tmp_path}"]
     result = subprocess.run(
-        [sys.executable, "-I", PROBE, *argv], capture_output=True, text=True, check=False, timeout=90
+        [sys.executable, "-I", PROBE, *argv], capture_output=True, text=True, check=False, timeout=300
     )
     _break(repository, "")
     assert result.returncode == 1
@@ -155,7 +158,7 @@ def test_a_failure_names_the_assertion_what_was_sent_and_what_came_back(
 @pytest.mark.server
 def test_the_summary_is_a_question_with_its_answer(repository: Path, source: Path, tmp_path: Path) -> None:
     argv = [f"--repository={repository}", f"--source={source}", f"--server={SERVE}", f"--out={tmp_path}"]
-    subprocess.run([sys.executable, "-I", PROBE, *argv], capture_output=True, check=True, timeout=90)
+    subprocess.run([sys.executable, "-I", PROBE, *argv], capture_output=True, check=True, timeout=300)
     assert (tmp_path / "summary.txt").read_text("utf-8") == "Q: Bees?\nA: Bees make honey 🐝🍯\n"
 
 
@@ -163,7 +166,7 @@ def test_the_summary_is_a_question_with_its_answer(repository: Path, source: Pat
 def test_a_server_that_does_not_start_fails_the_test(source: Path, tmp_path: Path) -> None:
     argv = [f"--repository={tmp_path}", f"--source={source}", f"--server={SERVE}", f"--out={tmp_path}"]
     result = subprocess.run(
-        [sys.executable, "-I", PROBE, *argv], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-I", PROBE, *argv], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.returncode == 1
     assert "is not a Triton model repository" in result.stderr
