@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -20,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.serving import until
 
 ROOT = Path(__file__).resolve().parent.parent
 FIT = {
@@ -79,7 +80,7 @@ class Project:
     def run(self, *arguments: str, **settings: str) -> tuple[int, str, str]:
         """(exit status, stdout, stderr) of one ./doitw."""
         process = self.start(*arguments, **settings)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
 
@@ -133,16 +134,17 @@ def test_rules_of_the_clone_can_be_imported_even_isolated(ready: Project) -> Non
 
 
 @pytest.mark.slow
-def test_a_ready_doitw_adds_less_than_50_ms_to_doit(ready: Project) -> None:
-    def cost(argv: list[str]) -> float:
-        seconds = []
-        for _ in range(10):
-            _, _, usage = os.wait4(os.posix_spawn(argv[0], argv, os.environ), 0)
-            seconds.append(usage.ru_utime + usage.ru_stime)
-        return min(seconds)
+def test_a_ready_doitw_adds_less_to_doit_than_three_starts_of_python(ready: Project) -> None:
+    """Seconds of the CPU, the least of ten: a start takes 15 ms where doitw adds 18."""
 
-    direct = cost([str(ready.root / ".venv" / "bin" / "doit")])
-    assert cost([sys.executable, str(ready.root / "doitw")]) - direct < 0.05
+    def cost(argv: list[str]) -> float:
+        _, _, usage = os.wait4(os.posix_spawn(argv[0], argv, os.environ), 0)
+        return usage.ru_utime + usage.ru_stime
+
+    bare, direct = [sys.executable, "-c", ""], [str(ready.root / ".venv" / "bin" / "doit")]
+    rounds = [[cost(argv) for argv in (bare, direct, [sys.executable, str(ready.root / "doitw")])] for _ in range(10)]
+    start, doit, doitw = map(min, zip(*rounds, strict=True))
+    assert doitw - doit < 3 * start
 
 
 @pytest.mark.slow
@@ -157,8 +159,7 @@ def test_a_changed_lock_makes_the_environment_again(ready: Project, project: Pro
 @pytest.mark.slow
 def test_an_install_that_was_killed_is_made_again(project: Project) -> None:
     process = project.start()
-    while not (project.root / ".venv" / "bin").exists():
-        time.sleep(0.01)
+    assert until((project.root / ".venv" / "bin").exists)
     process.kill()
     process.communicate()
     assert project.run()[:2] == (0, f"hello {project.root}\n")
@@ -166,7 +167,7 @@ def test_an_install_that_was_killed_is_made_again(project: Project) -> None:
 
 @pytest.mark.slow
 def test_two_at_once_install_once_and_the_second_says_that_it_waits(project: Project) -> None:
-    ends = [process.communicate(timeout=120) for process in (project.start(), project.start())]
+    ends = [process.communicate(timeout=300) for process in (project.start(), project.start())]
     assert [out for out, _ in ends] == [f"hello {project.root}\n"] * 2
     said = "".join(err for _, err in ends)
     assert said.count("installed requirements.lock") == 1
