@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SERVE", "Server", "echo_repository", "free", "has_curl", "leftovers", "until"]
+__all__ = ["SERVE", "Server", "alive", "echo_repository", "free", "has_curl", "leftovers", "until"]
 
 SERVE = Path(__file__).parents[1] / "rules" / "tools" / "serve.py"
 _blocks = itertools.count()
@@ -111,6 +111,14 @@ def leftovers(server: Server) -> list[str]:
             continue
         found += [text] if str(server.temporary) in text or str(server.state_path) in text else []
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is running. A zombie is not: who is process 1 of a container may never wait for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def until(holds: Any, seconds: float = 60) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import until
+from tests.serving import alive, until
 from tests.space import HEAD, SPEC, Space
 
 TWO = SPEC + SPEC.removeprefix(HEAD).replace("models.m", "models.n").replace("qwen2", "llama")
@@ -112,13 +112,6 @@ def test_with_continue_the_rest_is_made_and_the_dependent_is_named(workspace: Sp
     assert "UnmetDependency" not in result.out
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def _interrupted(space: Space, *args: str, number: int) -> tuple[subprocess.Popen[str], str, str]:
     pids = space.root / "pids"
     space.write("control/openvino_convert.py", SLOW.format(pids=str(pids)))
@@ -126,7 +119,7 @@ def _interrupted(space: Space, *args: str, number: int) -> tuple[subprocess.Pope
     assert until(lambda: pids.exists() and pids.read_text())
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert until(lambda: not [pid for pid in map(int, pids.read_text().split()) if _alive(pid)], 30)
+    assert until(lambda: not [pid for pid in map(int, pids.read_text().split()) if alive(pid)], 30)
     return process, out, err
 
 

@@ -228,6 +228,6 @@ def _damaged(store: Store, receipt: Receipt) -> list[str]:
 def test_two_processes_that_store_the_same_keys_leave_whole_results(store: Store) -> None:
     stop = "if round == 8: break"
     with _process(store, 3, 2_000_000, stop=stop) as one, _process(store, 3, 2_000_000, stop=stop) as other:
-        assert one.wait(60) == other.wait(60) == 0
+        assert one.wait(300) == other.wait(300) == 0
     receipts = [store.get(f"{number:064x}") for number in range(9)]
     assert all(receipt and not _damaged(store, receipt) for receipt in receipts)

@@ -22,7 +22,7 @@ from rules.gpu import Gpus
 from rules.runners import docker
 from tests.fakes import PROJECT
 from tests.lab import Lab
-from tests.serving import until
+from tests.serving import alive, until
 from tests.standins import docker as standin
 
 IMAGE = "nvcr.io/nvidia/tritonserver:24.06-trtllm-python-py3"
@@ -239,4 +239,4 @@ def test_a_container_ends_when_we_are_killed(box: Box) -> None:
         assert holder.stdout is not None
         pid = int(holder.stdout.readline())
         holder.kill()
-    assert until(lambda: not Path(f"/proc/{pid}").exists())
+    assert until(lambda: not alive(pid))

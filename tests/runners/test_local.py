@@ -18,7 +18,7 @@ from rules.errors import StepFailed
 from rules.pins import PINS
 from rules.runners import local
 from tests.fakes import PROJECT
-from tests.serving import until
+from tests.serving import alive, until
 
 
 def _command(tmp_path: Path, code: str, **more: object) -> local.Command:
@@ -28,16 +28,8 @@ def _command(tmp_path: Path, code: str, **more: object) -> local.Command:
     return local.Command(argv=[sys.executable, "-c", textwrap.dedent(code)], **fields)  # type: ignore[arg-type]
 
 
-def _alive(pid: int) -> bool:
-    """A zombie that nobody has waited for is dead too."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def _gone(pid: int) -> bool:
-    return until(lambda: not _alive(pid))
+    return until(lambda: not alive(pid))
 
 
 def test_output_is_heard_line_by_line_and_kept_in_the_log(tmp_path: Path) -> None:
