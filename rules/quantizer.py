@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from rules import steps, translate
+from rules import memory, steps, translate
 from rules.action import Action, Input, Local, Output
 from rules.checks.calibration import TEXT_FILES
+from rules.memory import GIB
 from rules.pins import pins
 from rules.release import Release
 from rules.spec import Calibration
@@ -23,6 +24,7 @@ __all__ = ["MODELOPT", "modelopt", "upstream"]
 # PyTorch is left out: a checkpoint made by its CPU build and one made by its CUDA build are the same work.
 MODELOPT = (("nvidia-modelopt", "0.47.0"), *pins("transformers", "safetensors"))
 _FULL = 0.6  # of a GPU's memory may be weights while their scales are measured
+_SMALL = 1e8  # parameters
 
 
 def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
@@ -136,11 +138,12 @@ def _texts(calibration: Calibration, root: Path) -> Input:
 
 
 def _gpus(point: Point) -> int:
-    """GPUs that hold the model while its scales are measured; none for one that a CPU does in minutes."""
-    dims, platform = point.dims, point.platform
-    if not dims or not platform:
+    """GPUs that hold the model, 16 bits a parameter, while its scales are measured; one where its size is not known,
+    none for a model that a CPU does in minutes.
+    """
+    parameters = memory.parameters(point.dims) if point.dims else 0
+    if not parameters or not point.platform:
         return 1
-    parameters = dims.layers * dims.hidden * (4 * dims.hidden + 3 * dims.intermediate)
-    if parameters < 1e8:
+    if parameters < _SMALL:
         return 0
-    return min(platform.gpus, math.ceil(2 * parameters / (platform.memory_gib * _FULL * (1 << 30))))
+    return min(point.platform.gpus, math.ceil(2 * parameters / (point.platform.memory_gib * GIB * _FULL)))

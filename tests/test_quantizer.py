@@ -19,7 +19,19 @@ from rules.translate import Intent
 from rules.variant import Point
 
 TOOLCHAIN = Toolchain(backend="trtllm", release="0.11.0", runner="docker")
-LARGE = Dims(heads=64, kv_heads=8, layers=80, max_positions=32768, hidden=8192, intermediate=29568, family="qwen2")
+LARGE = Dims(
+    heads=64,
+    kv_heads=8,
+    layers=80,
+    max_positions=32768,
+    hidden=8192,
+    intermediate=29568,
+    family="qwen2",
+    head_size=128,
+    vocab=152064,
+)
+UNKNOWN = Dims(heads=0, kv_heads=0, layers=0, max_positions=0)  # of a hub's model that is not locked
+MIXTURE = replace(LARGE, layers=32, hidden=4096, intermediate=14336, experts=8, vocab=32000)  # 47 billion parameters
 PAIRS = (("image", "x"), ("tensorrt_llm", "0.11.0"))
 
 
@@ -88,7 +100,7 @@ def test_a_quantized_kv_cache_is_measured_whatever_the_weights_are(point: Point,
     made = quantizer.modelopt(point, load("0.11.0"), replace(_intent(point), kv_cache_dtype="fp8"))
     assert {"tokenizer", "calibration"} <= set(dict(made.inputs))
     assert {"--tokenizer={tokenizer}", "--calibration={calibration}", "--calibration-size=64"} <= set(made.argv)
-    assert made.gpus == 4
+    assert made.gpus == 3
 
 
 def test_a_file_of_texts_is_keyed_by_its_content_and_a_folder_too(point: Point) -> None:
@@ -118,9 +130,11 @@ def test_upstream_runs_the_releases_script_inside_its_toolchain(point: Point) ->
 
 
 def test_gpus_are_leased_for_measuring_and_as_many_as_the_weights_need(point: Point) -> None:
-    assert _modelopt(point).gpus == 4
+    assert _modelopt(point).gpus == 3
     assert _modelopt(replace(point, precision="fp16")).gpus == 0
     assert _modelopt(replace(point, dims=TINY["qwen2"])).gpus == 0
+    assert _modelopt(replace(point, dims=UNKNOWN)).gpus == 1
+    assert _modelopt(replace(point, dims=MIXTURE)).gpus == 2
     assert _modelopt(replace(point, platform=Platform(sm=90, memory_gib=8, gpus=8))).gpus == 8
 
 
