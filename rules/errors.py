@@ -19,6 +19,7 @@ __all__ = ["BuildError", "Misconfigured", "Problem", "StepFailed", "nearest", "w
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MACHINES = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_LISTED = 24  # good words in a hint: all releases of TensorRT-LLM, and not the names of 10,000 variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,9 @@ def writing(name: str) -> Iterator[None]:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """A hint that names the good word closest to `word`, or lists the good words when none is close."""
+    """A hint that names the good word closest to `word`, or lists the good words, two dozen at most, when none is."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"one of: {', '.join(words)}" if words else ""
+    more = f" and {len(words) - _LISTED} more" if len(words) > _LISTED else ""
+    return f"one of: {', '.join(words[:_LISTED])}{more}" if words else ""

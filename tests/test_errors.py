@@ -41,6 +41,12 @@ def test_nearest_lists_the_words_when_none_is_close() -> None:
     assert nearest("zzz", ("fp32", "int8_wo")) == "one of: fp32, int8_wo"
 
 
+def test_of_very_many_words_the_first_are_listed_and_the_rest_counted() -> None:
+    hint = nearest("zzz", [f"word{number}" for number in range(1000)])
+    assert hint.startswith("one of: word0, word1, ")
+    assert hint.endswith(", word23 and 976 more")
+
+
 def test_nearest_of_no_words_is_no_hint() -> None:
     assert nearest("zzz", ()) == ""
 
