@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 from rules.errors import Problem
@@ -72,10 +73,10 @@ def case(setting: Setting) -> Case | None:
 def about(told: Callable[[Case], Iterator[Problem]]) -> Callable[[Setting], Iterator[Problem]]:
     """What `told` says of a setting's case; silent where there is none, which `release_exists` tells."""
 
+    @wraps(told)  # a rule's id and reason are its function's name and docstring
     def rule(setting: Setting) -> Iterator[Problem]:
         of = case(setting)
         if of:
             yield from told(of)
 
-    rule.__name__, rule.__doc__ = told.__name__, told.__doc__
     return rule

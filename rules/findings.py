@@ -104,9 +104,9 @@ class Findings:
         scores = self.scores(run)
         return [_point(run, mode, value, same, scores) for (mode, value), same in sorted(by_load.items())]
 
-    def current(self) -> list[Point]:
-        """The load points of each variant's latest run."""
-        runs = (self.latest(variant) for variant in self.variants())
+    def current(self, names: Iterable[str] | None = None) -> list[Point]:
+        """The load points of the latest run of each of these variants, or of all."""
+        runs = (self.latest(variant) for variant in (self.variants() if names is None else names))
         return [point for run in runs if run for point in self.points(run)]
 
     def scores(self, run: Run) -> dict[str, float]:

@@ -16,6 +16,7 @@ __all__ = [
     "Cut",
     "activations",
     "cache_bytes",
+    "exported",
     "known",
     "linear_bytes",
     "parameters",
@@ -129,7 +130,7 @@ def activations(dims: Dims, cut: Cut, tokens: int, *, sequences: int, all_logits
 
 def _linear(dims: Dims, tp: int) -> int:
     """Weights of one layer's linear layers on one of `tp` ranks."""
-    width, kv_heads = dims.head_size or 0, max(1, -(-dims.kv_heads // tp))
+    width, kv_heads = dims.head_size, max(1, -(-dims.kv_heads // tp))
     attention = dims.hidden * width * (2 * dims.heads // tp + 2 * kv_heads)
     matrices = 2 if dims.family in _UNGATED else 3
     mlp = matrices * dims.hidden * dims.intermediate * max(1, dims.experts) + matrices * dims.hidden * dims.shared

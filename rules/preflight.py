@@ -109,12 +109,12 @@ def _made(space: Workspace, actions: Iterable[Action]) -> Iterator[Made]:
     for variant in space.plan.variants.values():
         for name in (variant.name, *variant.prefixes()):
             by_name.setdefault(name, variant)
+    spec = space.plan.spec
+    known = {name: source.dims_of(entry.source, space.root, spec.locked) for name, entry in spec.models.items()}
     for action in actions:
         found = by_name.get(action.name.partition(":")[2])
-        if found:
-            where = source.parse(found.entry.source)
-            dims = where if isinstance(where, Problem) else source.dims(where, space.root, space.plan.spec.locked)
-            family = backend.find(space.plan.spec.toolchains[found.toolchain].backend)
+        dims = known[found.model] if found else None
+        if found and isinstance(dims, Dims) and dims.heads and memory.known(found.precision):
             cut = Cut(precision=found.precision, parallelism=found.parallelism)
-            if not isinstance(dims, Problem) and dims.heads and memory.known(found.precision):
-                yield Made(action=action, dims=dims, cut=cut, device=family.device)
+            device = backend.find(spec.toolchains[found.toolchain].backend).device
+            yield Made(action=action, dims=dims, cut=cut, device=device)

@@ -23,7 +23,7 @@ from typing import Any
 from rules.errors import Problem, nearest
 from rules.locked import NOTHING, Held, Locked
 
-__all__ = ["ELSEWHERE", "TINY", "Dims", "Facts", "Source", "dims", "facts", "parse", "tokenizer_facts"]
+__all__ = ["ELSEWHERE", "TINY", "Dims", "Facts", "Source", "dims", "dims_of", "facts", "parse", "tokenizer_facts"]
 
 HUB = Path(__file__).parent / "hub.json"
 
@@ -170,6 +170,12 @@ def dims(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) -> 
         return config if isinstance(config, Problem) else _dims(config)
     found = facts(source, root, locked)
     return found if isinstance(found, Problem) else _dims(found.config)
+
+
+def dims_of(text: str, root: Path, locked: Mapping[str, Locked] = NOTHING) -> Dims | Problem:
+    """`dims` of the source that `text` writes, or what is wrong with it."""
+    where = parse(text)
+    return where if isinstance(where, Problem) else dims(where, root, locked)
 
 
 def facts(source: Source, root: Path, locked: Mapping[str, Locked] = NOTHING) -> Facts | Problem:

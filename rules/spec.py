@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -168,6 +169,30 @@ class Eval(_Strict):
     concurrency: Count = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parallelism:
+    """Tensor parallel ranks x pipeline parallel stages."""
+
+    tp: int
+    pp: int
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all, one GPU each."""
+        return self.tp * self.pp
+
+    def __str__(self) -> str:
+        return f"tp{self.tp}" + (f"pp{self.pp}" if self.pp > 1 else "")
+
+    @staticmethod
+    def parse(text: str) -> Parallelism:
+        """Reads `tp4`, `pp2` or `tp4pp2`. Raises ValueError on anything else."""
+        match = _PARALLELISM.fullmatch(text) if text else None
+        if match is None:
+            raise ValueError(f"{text!r} is not of the form tp4, pp2 or tp4pp2")
+        return Parallelism(tp=int(match["tp"] or 1), pp=int(match["pp"] or 1))
+
+
 class Model(_Strict):
     """One entry: a model with its precisions, parallelisms and shapes. `build` and `serving` are the backend's; the
     names that `gates` may hold, what a measurement must reach, are those of rules/gates.py. `k8s` goes over [k8s].
@@ -196,29 +221,11 @@ class Model(_Strict):
         """The toolchains' names, one or several."""
         return self.toolchain
 
-
-@dataclass(frozen=True, kw_only=True)
-class Parallelism:
-    """Tensor parallel ranks x pipeline parallel stages."""
-
-    tp: int
-    pp: int
-
-    @property
-    def world_size(self) -> int:
-        """Ranks in all, one GPU each."""
-        return self.tp * self.pp
-
-    def __str__(self) -> str:
-        return f"tp{self.tp}" + (f"pp{self.pp}" if self.pp > 1 else "")
-
-    @staticmethod
-    def parse(text: str) -> Parallelism:
-        """Reads `tp4`, `pp2` or `tp4pp2`. Raises ValueError on anything else."""
-        match = _PARALLELISM.fullmatch(text) if text else None
-        if match is None:
-            raise ValueError(f"{text!r} is not of the form tp4, pp2 or tp4pp2")
-        return Parallelism(tp=int(match["tp"] or 1), pp=int(match["pp"] or 1))
+    def parallelisms(self) -> Iterator[Parallelism]:
+        """The parallelisms that parse; of the others a rule tells."""
+        for text in self.parallelism:
+            with suppress(ValueError):
+                yield Parallelism.parse(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,10 +49,6 @@ class Setting:
     dims: Dims | None
     root: Path
 
-    def parallelisms(self) -> Iterator[Parallelism]:
-        """The parallelisms that parse."""
-        return _parallelisms(self.entry)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -110,7 +106,7 @@ def name_problems(variants: Iterable[Variant]) -> list[Problem]:
 
 def _of_entry(name: str, entry: Model) -> Iterator[Variant]:
     several = len(entry.toolchains()) > 1
-    for parallelism in _parallelisms(entry):
+    for parallelism in entry.parallelisms():
         for precision in entry.precisions:
             for toolchain in entry.toolchains():
                 middle = (*_written(parallelism), precision, *((toolchain,) if several else ()))
@@ -124,14 +120,6 @@ def _of_entry(name: str, entry: Model) -> Iterator[Variant]:
                         shape=shape,
                         words=(name, *middle, f"isl{shape.isl}_osl{shape.osl}_bs{shape.batch}"),
                     )
-
-
-def _parallelisms(entry: Model) -> Iterator[Parallelism]:
-    for text in entry.parallelism:
-        try:
-            yield Parallelism.parse(text)
-        except ValueError:
-            continue
 
 
 def _written(parallelism: Parallelism) -> tuple[str, ...]:

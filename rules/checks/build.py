@@ -102,7 +102,7 @@ def flags_fit_each_other(of: Case) -> Iterator[Problem]:
 def stages_hold_layers(of: Case) -> Iterator[Problem]:
     """Every pipeline stage has the same number of layers: TensorRT-LLM's mapping divides them evenly."""
     dims = of.setting.dims
-    for parallelism in of.setting.parallelisms():
+    for parallelism in of.setting.entry.parallelisms():
         if dims and dims.layers >= parallelism.pp and dims.layers % parallelism.pp:
             what = f"{of.path}.parallelism: pp {parallelism.pp} does not divide the layers"
             legal = ", ".join(str(pp) for pp in range(1, dims.layers + 1) if dims.layers % pp == 0)
@@ -121,7 +121,7 @@ def quantizer_can(of: Case) -> Iterator[Problem]:
     if not of.upstream and "int4_wo" in of.precisions:
         yield Problem(what=f"{path}: modelopt makes no int4_wo", hint='write quantizer = "upstream", or take int4_awq')
     kv_heads = of.setting.dims.kv_heads if of.setting.dims else 0
-    split = [parallelism.tp for parallelism in of.setting.parallelisms() if 0 < kv_heads < parallelism.tp]
+    split = [parallelism.tp for parallelism in of.setting.entry.parallelisms() if 0 < kv_heads < parallelism.tp]
     if not of.upstream and "int8_sq" in of.precisions and split:
         what = f"{path}: modelopt cannot copy {kv_heads} KV heads to tp {split[0]} in int8_sq"
         yield Problem(what=what, hint='write quantizer = "upstream", or lower tp')

@@ -52,4 +52,4 @@ def _pods(subject: Subject) -> Iterator[tuple[int, int]]:
     """(ranks, GPUs of a node) of each parallelism that a cluster may serve."""
     platform = subject.spec.platforms.get(subject.entry.platform or "")
     if platform and any(family.device == "gpu" for _, family in subject.families()):
-        yield from ((parallelism.world_size, platform.gpus) for parallelism in subject.parallelisms())
+        yield from ((parallelism.world_size, platform.gpus) for parallelism in subject.entry.parallelisms())

@@ -57,27 +57,17 @@ class Subject:
                 ),
             )
 
-    def parallelisms(self) -> Iterator[Parallelism]:
-        """The parallelisms that parse."""
-        for text in self.entry.parallelism:
-            try:
-                yield Parallelism.parse(text)
-            except ValueError:
-                continue
-
     @cached_property
     def dims(self) -> Dims | None:
         """The model's dimensions, where its config.json can be read."""
-        where = source.parse(self.entry.source)
-        found = where if isinstance(where, Problem) else source.dims(where, self.root, self.spec.locked)
+        found = source.dims_of(self.entry.source, self.root, self.spec.locked)
         return None if isinstance(found, Problem) else found
 
 
 @error("write a source that there is; a file: source is a folder with a config.json", "backend#109", "TRT-LLM#2357")
 def source_exists(subject: Subject) -> Iterator[Problem]:
     """The source is one, and a `file:` source has a config.json."""
-    where = source.parse(subject.entry.source)
-    found = where if isinstance(where, Problem) else source.dims(where, subject.root, subject.spec.locked)
+    found = source.dims_of(subject.entry.source, subject.root, subject.spec.locked)
     if isinstance(found, Problem):
         yield Problem(what=f"{subject.path}.source: {found.what}", facts=found.facts, hint=found.hint)
 

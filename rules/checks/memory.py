@@ -182,7 +182,7 @@ def _points(of: Case) -> Iterator[list[Budget]]:
     if dims is None or platform is None or not memory.parameters(dims) or not dims.heads:
         return
     for precision in of.precisions:
-        for parallelism in of.setting.parallelisms():
+        for parallelism in of.setting.entry.parallelisms():
             cut = Cut(precision=precision, parallelism=parallelism)
             if memory.known(precision) and dims.divides(parallelism.tp):
                 shapes = of.setting.entry.shapes

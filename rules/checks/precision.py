@@ -91,7 +91,7 @@ def ranks_hold_blocks(of: Case) -> Iterator[Problem]:
     dims = of.setting.dims
     if "int4_awq" not in of.precisions or not dims or not (dims.hidden and dims.intermediate):
         return
-    for parallelism in of.setting.parallelisms():
+    for parallelism in of.setting.entry.parallelisms():
         for name, columns in (("hidden size", dims.hidden), ("intermediate size", dims.intermediate)):
             if columns % (AWQ_BLOCK * parallelism.tp):
                 what = f"{of.path}.parallelism: tp {parallelism.tp} splits blocks of {AWQ_BLOCK} columns of int4_awq"

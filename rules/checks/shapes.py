@@ -24,7 +24,7 @@ _LEAST, _MOST = 0.75, 1.35  # Qwen1.5-7B has 7.7 billion, gemma-7b 8.5, Qwen2.5-
 def one_rank_on_a_cpu(subject: Subject) -> Iterator[Problem]:
     """An engine family that runs on the CPU has one rank."""
     for toolchain, family in subject.families():
-        for parallelism in subject.parallelisms():
+        for parallelism in subject.entry.parallelisms():
             if family.device == "cpu" and parallelism.world_size > 1:
                 what = (
                     f"{subject.path}.parallelism: toolchain {toolchain!r} runs on the CPU and cannot do {parallelism}"
@@ -39,7 +39,7 @@ def tp_divides_heads(subject: Subject) -> Iterator[Problem]:
     if dims is None or not dims.heads:
         return
     legal = [tp for tp in range(1, dims.heads + 1) if dims.divides(tp)]
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         if not dims.divides(parallelism.tp):
             facts = (("attention heads", str(dims.heads)), ("KV heads", str(dims.kv_heads)))
             what = f"{subject.path}.parallelism: tp {parallelism.tp} does not divide the heads"
@@ -50,7 +50,7 @@ def tp_divides_heads(subject: Subject) -> Iterator[Problem]:
 def kv_heads_replicated(subject: Subject) -> Iterator[Problem]:
     """A tp beyond the KV heads copies them: the KV cache of all ranks together grows with it."""
     dims = subject.dims
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         if dims and 0 < dims.kv_heads < parallelism.tp and dims.divides(parallelism.tp):
             times = parallelism.tp // dims.kv_heads
             what = (
@@ -63,7 +63,7 @@ def kv_heads_replicated(subject: Subject) -> Iterator[Problem]:
 def pp_within_layers(subject: Subject) -> Iterator[Problem]:
     """There are at least as many layers as pipeline stages."""
     dims = subject.dims
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         if dims and dims.layers and parallelism.pp > dims.layers:
             what = f"{subject.path}.parallelism: {parallelism.pp} pipeline stages for {dims.layers} layers"
             yield Problem(what=what, hint=f"pp may be up to {dims.layers}")
@@ -73,7 +73,7 @@ def pp_within_layers(subject: Subject) -> Iterator[Problem]:
 def ranks_within_platform(subject: Subject) -> Iterator[Problem]:
     """The platform has a GPU for each rank, on one node or on several."""
     platform = subject.spec.platforms.get(subject.entry.platform or "")
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         if platform and parallelism.world_size > platform.gpus * platform.nodes:
             there = platform.gpus * platform.nodes
             what = f"{subject.path}.parallelism: {parallelism} needs {parallelism.world_size} GPUs"
@@ -85,7 +85,7 @@ def ranks_within_platform(subject: Subject) -> Iterator[Problem]:
 def ranks_fill_nodes(subject: Subject) -> Iterator[Problem]:
     """Ranks on several nodes fill each of them: the nodes of a group are alike."""
     platform = subject.spec.platforms.get(subject.entry.platform or "")
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         ranks = parallelism.world_size
         if platform and platform.gpus < ranks <= platform.gpus * platform.nodes and ranks % platform.gpus:
             what = f"{subject.path}.parallelism: {parallelism} leaves GPUs of a node without a rank"
@@ -122,7 +122,7 @@ def head_size_multiple_of_8(subject: Subject) -> Iterator[Problem]:
 def vocabulary_padded(subject: Subject) -> Iterator[Problem]:
     """A vocabulary that tp does not divide is padded: logits then have more columns than the tokenizer has tokens."""
     dims = subject.dims
-    for parallelism in subject.parallelisms():
+    for parallelism in subject.entry.parallelisms():
         missing = -(dims.vocab if dims else 0) % parallelism.tp
         if dims and missing:
             what = f"{subject.path}.parallelism: tp {parallelism.tp} pads the vocabulary by {missing}"

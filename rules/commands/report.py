@@ -10,12 +10,11 @@ from doit.exceptions import InvalidCommand
 
 from rules import backend, findings, git, memory, page, picture, source, tables
 from rules.commands import EngineCommand
-from rules.commands.plan import closure
-from rules.errors import BuildError, Misconfigured, Problem, nearest
+from rules.errors import Misconfigured, Problem, nearest
 from rules.findings import Findings
 from rules.outlook import Outlook, look
 from rules.picture import Box
-from rules.source import Dims, Source
+from rules.source import Dims
 from rules.tasks import here
 from rules.translate import MAX_NUM_TOKENS
 from rules.workspace import Workspace
@@ -50,21 +49,28 @@ class Report(EngineCommand):
             raise InvalidCommand(f"{kind!r} is no format: {nearest(kind, _FORMATS)}")
         space = here()
         found = findings.load(space.executor.artifacts.root)
-        try:
-            text = _text(space, found, _chosen(space, found, pos_args), kind)
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        text = _text(space, found, _chosen(space, found, pos_args), kind)
         if kind != "html" and not out:
             print(text, end="")
             return 0
         path = Path(out) if out else space.executor.artifacts.root / "report.html"
-        path.write_text(text, encoding="utf-8")
+        _write(path, text)
         for skipped, reason in found.unread:
             print(f"warning: {skipped} was left out: {reason}", file=sys.stderr)
         print(path)
         if not found.variants():
             print("nothing has been measured yet: doit bench:NAME, doit eval:NAME", file=sys.stderr)
         return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Raises Misconfigured where the user named a place that cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        problem = Problem(what=f"{path} cannot be written", facts=(("reason", str(error.strerror)),))
+        raise Misconfigured(problem) from error
 
 
 def _chosen(space: Workspace, found: Findings, names: list[str]) -> list[str]:
@@ -98,8 +104,7 @@ def _text(space: Workspace, found: Findings, names: list[str], kind: str) -> str
         budgets = {name: budget for name in names if (budget := _budget(space, name))}
         made = page.content(found, names, budgets, lambda since, until: git.commits(space.root, since, until))
         return page.html(made, _drawn(space, names), f"{space.root.name}: measurements")
-    runs = (found.latest(name) for name in names)
-    points = [point for run in runs if run for point in found.points(run)]
+    points = found.current(names)
     if kind == "md":
         return tables.as_markdown(found, points)
     return tables.as_csv(points) if kind == "csv" else tables.as_json(found, points)
@@ -114,17 +119,18 @@ def _drawn(space: Workspace, names: list[str]) -> dict[str, list[Box]]:
 
 def _looked(space: Workspace, model: str) -> list[Outlook]:
     wanted = [f"smoke:{variant.name}" for variant in space.plan.variants.values() if variant.model == model]
-    return look(space.executor, closure(space, wanted))
+    return look(space.executor, space.closure(wanted))
 
 
 def _budget(space: Workspace, name: str) -> dict[str, int]:
-    """Bytes that a full batch is expected to take on all ranks of the variant; {} where its config.json is unknown."""
+    """Bytes that a full batch is expected to take on all ranks of the variant; {} where its config.json, or what its
+    precision takes, is not known.
+    """
     variant = space.plan.variants.get(name)
-    where = source.parse(variant.entry.source) if variant else None
-    dims = source.dims(where, space.root, space.plan.spec.locked) if isinstance(where, Source) else None
-    if variant is None or not isinstance(dims, Dims) or not memory.parameters(dims):
+    if variant is None or not memory.known(variant.precision):
         return {}
-    if not memory.known(variant.precision):  # the formulas cannot tell
+    dims = source.dims_of(variant.entry.source, space.root, space.plan.spec.locked)
+    if not isinstance(dims, Dims) or not memory.parameters(dims):
         return {}
     shape, cut = variant.shape, memory.Cut(precision=variant.precision, parallelism=variant.parallelism)
     cpu = backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device == "cpu"

@@ -71,6 +71,14 @@ def test_what_there_is_not_is_exit_3_with_the_nearest_name(
     assert "Traceback" not in result.err
 
 
+def test_a_place_that_cannot_be_written_is_exit_3_and_a_new_folder_is_made(measured: Space) -> None:
+    result = measured.run("report", "--format", "csv", "--out", "artifacts")
+    assert result.rc == 3
+    assert result.err.startswith("ERROR: artifacts cannot be written\n    reason  Is a directory")
+    measured.build("report", "--format", "csv", "--out", "new/found.csv")
+    assert measured.read("new/found.csv").startswith("variant,")
+
+
 def test_nothing_measured_is_said_and_no_mistake(workspace: Space) -> None:
     assert "Nothing has been measured" in workspace.build("report", "--format", "md")
     assert "nothing has been measured yet: doit bench:NAME" in workspace.run("report").err
