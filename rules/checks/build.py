@@ -16,12 +16,8 @@ from rules.variant import Setting
 __all__ = ["INTENTS", "MODELOPT_FAMILIES", "RULES"]
 
 INTENTS = ("quantizer", "dtype", "kv_cache_dtype", "workers")
-MODELOPT_FAMILIES = (
-    "qwen2",
-    "llama",
-    "mistral",
-    "gpt2",
-)  # config.json's model_type, as modelopt_quantize.py knows them
+# config.json's model_type, as modelopt_quantize.py knows them.
+MODELOPT_FAMILIES = ("qwen2", "llama", "mistral", "gpt2")
 
 
 @error("write a release that there is data for", "backend#389", "TRT-LLM#1038")
@@ -113,31 +109,37 @@ def stages_hold_layers(of: Case) -> Iterator[Problem]:
 @about
 def quantizer_can(of: Case) -> Iterator[Problem]:
     """The quantizer makes such checkpoints, and trtllm-build of the release builds them."""
-    path = f"{of.path}.build.quantizer"
     if of.release.version == "0.8.0" and of.family not in ("", "llama", "mistral"):
         what = f"{of.path}.toolchain: trtllm-build of 0.8.0 builds no {of.family}: that had a build.py of its own"
         yield Problem(what=what, hint="take 0.9.0 or later")
-        return
-    if not of.upstream and "int4_wo" in of.precisions:
+    else:
+        yield from (_upstream_cannot if of.upstream else _modelopt_cannot)(of, f"{of.path}.build.quantizer")
+
+
+def _modelopt_cannot(of: Case, path: str) -> Iterator[Problem]:
+    if "int4_wo" in of.precisions:
         yield Problem(what=f"{path}: modelopt makes no int4_wo", hint='write quantizer = "upstream", or take int4_awq')
     kv_heads = of.setting.dims.kv_heads if of.setting.dims else 0
     split = [parallelism.tp for parallelism in of.setting.entry.parallelisms() if 0 < kv_heads < parallelism.tp]
-    if not of.upstream and "int8_sq" in of.precisions and split:
+    if "int8_sq" in of.precisions and split:
         what = f"{path}: modelopt cannot copy {kv_heads} KV heads to tp {split[0]} in int8_sq"
         yield Problem(what=what, hint='write quantizer = "upstream", or lower tp')
-    if not of.upstream and of.family not in ("", *MODELOPT_FAMILIES):
+    if of.family not in ("", *MODELOPT_FAMILIES):
         what = f"{path}: modelopt is not known to make checkpoints of model_type {of.family!r}"
         hint = 'write quantizer = "upstream"' if of.family in FAMILIES else f"known: {', '.join(MODELOPT_FAMILIES)}"
         yield Problem(what=what, hint=hint)
-    if of.upstream and of.family not in FAMILIES:
+
+
+def _upstream_cannot(of: Case, path: str) -> Iterator[Problem]:
+    if of.family not in FAMILIES:
         what = f"{path}: there is no convert_checkpoint.py known for model_type {of.family!r}"
         yield Problem(what=what, hint='write quantizer = "modelopt"')
-    elif of.upstream:
-        for precision in of.precisions:
-            program = upstream_program(precision, FAMILIES[of.family])
-            if not of.release.flags(program):
-                what = f"{path}: {of.release.version} has no {program.replace('_', ' of ')}"
-                yield Problem(what=what, hint='write quantizer = "modelopt"')
+        return
+    for precision in of.precisions:
+        program = upstream_program(precision, FAMILIES[of.family])
+        if not of.release.flags(program):
+            what = f"{path}: {of.release.version} has no {program.replace('_', ' of ')}"
+            yield Problem(what=what, hint='write quantizer = "modelopt"')
 
 
 @warning("run trtllm-build --help in the image before a long build, or take a release that was read", "TRT-LLM#2143")

@@ -14,6 +14,7 @@ from rules.variant import Setting
 __all__ = ["PLACED", "RULES"]
 
 PLACED = ("engine_dir", "tokenizer_dir")  # render.py says where they are
+_OFF = (False, "disable", "disabled", "continuous")  # a switch that is turned off, and KV caches that are not paged
 _DERIVED: Mapping[str, str] = {
     "triton_max_batch_size": "it is the `batch` of `shapes`, in all models",
     "decoupled_mode": "write `streaming`: it holds for all models",
@@ -46,17 +47,10 @@ def settings_known(of: Case) -> Iterator[Problem]:
 @about
 def serving_fits_engine(of: Case) -> Iterator[Problem]:
     """What is served is not turned off in the engine: paged context, paged KV cache, packed input, beams, logits."""
-    off = (False, "disable", "disabled", "continuous")
-    for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
-        if of.build.get("use_paged_context_fmha") in off:
-            what = f"{of.path}.serving.{name}: needs build.use_paged_context_fmha, which is turned off"
-            yield Problem(what=what, hint="leave use_paged_context_fmha out: it is turned on where it is needed")
-    for name in ("kv_cache_type", "paged_kv_cache", "remove_input_padding"):
-        if of.build.get(name) in off and of.serving.get("batching_strategy") not in ("V1", "v1"):
-            what = f"{of.path}.build.{name}: in-flight batching needs a paged KV cache and packed input"
-            yield Problem(what=what, hint='leave it out, or write batching_strategy = "V1" in `serving`')
-    beams, most = of.serving.get("max_beam_width"), of.build.get("max_beam_width", 1)
-    if isinstance(beams, int) and isinstance(most, int) and beams > most:
+    yield from _paged_context_off(of)
+    yield from _paged_cache_off(of)
+    beams, most = of.number("serving", "max_beam_width"), of.number("build", "max_beam_width") or 1
+    if beams and beams > most:
         what = f"{of.path}.serving.max_beam_width: {beams} beams of an engine for {most}"
         yield Problem(what=what, hint=f"write max_beam_width = {beams} in `build`")
     half = of.build.get("logits_dtype") == "float16"
@@ -65,12 +59,26 @@ def serving_fits_engine(of: Case) -> Iterator[Problem]:
         yield Problem(what=what, hint="float16 and TYPE_FP16 go together; so do float32 and TYPE_FP32")
 
 
+def _paged_context_off(of: Case) -> Iterator[Problem]:
+    for name in of.served("enable_kv_cache_reuse", "enable_chunked_context"):
+        if of.build.get("use_paged_context_fmha") in _OFF:
+            what = f"{of.path}.serving.{name}: needs build.use_paged_context_fmha, which is turned off"
+            yield Problem(what=what, hint="leave use_paged_context_fmha out: it is turned on where it is needed")
+
+
+def _paged_cache_off(of: Case) -> Iterator[Problem]:
+    for name in ("kv_cache_type", "paged_kv_cache", "remove_input_padding"):
+        if of.build.get(name) in _OFF and of.serving.get("batching_strategy") not in ("V1", "v1"):
+            what = f"{of.path}.build.{name}: in-flight batching needs a paged KV cache and packed input"
+            yield Problem(what=what, hint='leave it out, or write batching_strategy = "V1" in `serving`')
+
+
 @error("raise build.max_num_tokens, or serve with chunked context", "TRT-LLM#718", "TRT-LLM#1780")
 @about
 def tokens_hold_a_prompt(of: Case) -> Iterator[Problem]:
     """Without chunked context a prompt is one step: max_num_tokens holds at least one."""
-    tokens = of.build.get("max_num_tokens")
-    if not isinstance(tokens, int) or of.served("enable_chunked_context"):
+    tokens = of.number("build", "max_num_tokens")
+    if tokens is None or of.served("enable_chunked_context"):
         return
     for index, shape in enumerate(of.setting.entry.shapes):
         if tokens < shape.isl:
@@ -137,7 +145,7 @@ RULES: tuple[Rule[Setting], ...] = (
 
 def _full_requests(of: Case) -> Iterator[tuple[int, int, int, int]]:
     """(index of the shape, tokens of one full request, tokens that the KV cache is capped to, batch)."""
-    cap = of.serving.get("max_tokens_in_paged_kv_cache")
-    if isinstance(cap, int) and not isinstance(cap, bool):
+    cap = of.number("serving", "max_tokens_in_paged_kv_cache")
+    if cap is not None:
         for index, shape in enumerate(of.setting.entry.shapes):
             yield index, shape.isl + shape.osl, cap, shape.batch
