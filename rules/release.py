@@ -18,6 +18,7 @@ from rules.errors import nearest
 
 __all__ = [
     "Flag",
+    "Program",
     "Release",
     "Setting",
     "Sure",

@@ -35,6 +35,7 @@ __all__ = [
     "Spec",
     "Toolchain",
     "read",
+    "schema",
     "strict_problems",
 ]
 

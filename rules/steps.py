@@ -23,6 +23,8 @@ from rules.variant import Variant
 
 __all__ = [
     "CONFIG",
+    "INSTALLED",
+    "PLATFORM",
     "TOKENIZER",
     "WEIGHTS",
     "Rendering",

@@ -14,9 +14,11 @@ from rules.release import Program, Release, number
 from rules.spec import Calibration, Parallelism, Shape
 
 __all__ = [
+    "AWQ_BLOCK",
     "CALIBRATED",
     "FAMILIES",
     "LIMITS",
+    "MAX_NUM_TOKENS",
     "OWN",
     "TIMING_CACHE",
     "Intent",

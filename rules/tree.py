@@ -27,6 +27,7 @@ __all__ = [
     "State",
     "aside",
     "intact",
+    "names",
     "place",
     "protect",
     "read",

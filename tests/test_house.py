@@ -131,6 +131,23 @@ def test_only_runners_gpu_and_git_start_processes() -> None:
     assert {name for name in users if name.split(".")[0] not in {"runners", "gpu", "git"}} == set()
 
 
+def offered(tree: ast.Module) -> set[str]:
+    """What a module's `__all__` names."""
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return {word for one in lists for word in ast.literal_eval(one)}
+
+
+@pytest.mark.parametrize("path", modules().values(), ids=modules())
+def test_what_is_taken_of_a_module_is_in_its_all(path: Path) -> None:
+    taken = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+    of = {node: modules()[name] for node in taken if (name := str(node.module).removeprefix("rules.")) in modules()}
+    for node, place in of.items():
+        names = {one.name for one in node.names if f"{node.module}.{one.name}".removeprefix("rules.") not in modules()}
+        assert names <= offered(ast.parse(place.read_text("utf-8"))), node.module
+
+
 @pytest.mark.parametrize("path", sorted(RULES.glob("backends/*.py")), ids=lambda path: path.stem)
 def test_backends_do_not_know_one_another(path: Path) -> None:
     assert not {name for name in ours(path) if name.startswith("backends")} - {"backends"}

@@ -14,7 +14,14 @@ from typing import Protocol, cast
 
 from rules.errors import BuildError
 
-__all__ = ["Hub", "HubError", "Listed", "Listing", "connect"]
+__all__ = [
+    "Heard",
+    "Hub",
+    "HubError",
+    "Listed",
+    "Listing",
+    "connect",
+]
 
 Heard = Callable[[str], None]
 
