@@ -58,8 +58,8 @@ class Probe:
         limits = json.loads(engine.read_text()) if engine.is_file() else {}
         self.max_input_len = int(limits.get("max_input_len", 4096))
         self.max_tokens = min(int(limits.get("max_output_len", 64)), 128)
-        lines = [line for path in source.glob("questions.jsonl") for line in path.read_text("utf-8").splitlines()]
-        self.questions: list[Json] = [json.loads(line) for line in lines] or OWN_QUESTIONS
+        lines = [line for path in source.glob("questions.jsonl") for line in path.read_text("utf-8").split("\n")]
+        self.questions: list[Json] = [json.loads(line) for line in lines if line.strip()] or OWN_QUESTIONS
         self.question = str(self.questions[0]["text_input"])
 
     def http(self, path: str, body: Json | None = None, port: str = "http") -> tuple[int, str]:
@@ -90,7 +90,7 @@ class Probe:
         """The pieces of a streamed answer, through generate_stream (server-sent events)."""
         status, events = self.http(f"/v2/models/{model}/generate_stream", self.body(text, stream=True, **fields))
         expect(status == 200, f"HTTP status {status}")
-        pieces = [json.loads(line.removeprefix("data:")) for line in events.splitlines() if line.startswith("data:")]
+        pieces = [json.loads(line.removeprefix("data:")) for line in events.split("\n") if line.startswith("data:")]
         expect(all("error" not in piece for piece in pieces), "an error within the stream")
         return [str(piece["text_output"]) for piece in pieces]
 

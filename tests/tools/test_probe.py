@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +83,31 @@ def canned_repository(folder: Path) -> Path:
 def _break(repository: Path, fault: str) -> None:
     for name in MODELS:
         (repository / name / "1/fault").write_text(fault)
+
+
+class _Separated(BaseHTTPRequestHandler):
+    """Answers with characters at which Python's splitlines would cut, as Triton does: within the JSON, as they are."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        pieces = (json.dumps({"text_output": text}, ensure_ascii=False) for text in ("a\u2028", "\x85b"))
+        self.wfile.write("".join(f"data: {piece}\n\n" for piece in pieces).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_line_separator_ends_neither_a_question_nor_a_piece(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"text_input": "a\u2028b"}\n', encoding="utf-8")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Separated) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        state = {"host": "127.0.0.1", **dict.fromkeys(("http_port", "grpc_port", "metrics_port"), server.server_port)}
+        probe = probe_tool.Probe(state, tmp_path, tmp_path)
+        assert probe.question == "a\u2028b"
+        assert probe.stream("any") == ["a\u2028", "\x85b"]
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
