@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rules import backend, check
+from rules import backend, check, memory
 from rules.action import Action
 from rules.source import TINY
 from rules.spec import Spec, read
@@ -52,6 +52,11 @@ def _points() -> list[tuple[str, str]]:
 def test_a_family_is_a_file_name(project: Path) -> None:
     files = {path.stem for path in (project / "rules" / "backends").glob("*.py")} - {"__init__"}
     assert set(FAMILIES) == files
+
+
+@pytest.mark.parametrize(("name", "precision"), _points())
+def test_it_is_known_what_memory_a_precision_takes(name: str, precision: str) -> None:
+    assert memory.known(precision), f"write it in rules/memory.py: {name} offers it"
 
 
 def test_an_unknown_family_is_a_key_error() -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import tomli
 
 from rules import DOIT, HOW, ROWS, WHAT, WORDS
 
@@ -170,6 +171,19 @@ def test_every_module_has_its_test(path: Path) -> None:
     if path.name != "__init__.py":
         mirror = path.relative_to(RULES).with_name(f"test_{path.name}")
         assert (ROOT / "tests" / mirror).exists(), f"tests/{mirror} is missing"
+
+
+def test_every_command_stands_in_both_tables_of_pyproject() -> None:
+    """doit reads the first in a clone, and the second from a wheel."""
+    project = tomli.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    plugins, points = project["tool"]["doit"]["plugins"], project["project"]["entry-points"]
+    assert plugins["command"] == points["doit.COMMAND"]
+    assert plugins["backend"] == points["doit.BACKEND"]
+    names = {name.partition(".")[2] for name in modules() if name.startswith("commands.")}
+    assert {place.partition(":")[0] for place in plugins["command"].values()} == {
+        f"rules.commands.{it}" for it in names
+    }
+    assert set(plugins["command"]) == names
 
 
 def test_no_source_file_is_longer_than_400_lines() -> None:
