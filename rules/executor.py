@@ -8,7 +8,8 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -60,8 +61,8 @@ class Executor:
 
         `instead` are receipts, by action, to be taken instead of those in artifacts.
         """
-        for place in pinned.loose(action):
-            raise Unknown(f"{place} in models.lock (doit lock)")
+        if loose := pinned.loose(action):
+            raise Unknown(f"{loose[0]} in models.lock (doit lock)")
         known = {name: it for name, it in action.inputs if isinstance(it, Local | Output)}
         return actions.manifest(action, {name: self._digest(it, instead or {}) for name, it in known.items()})
 
@@ -83,9 +84,9 @@ class Executor:
         With `here` false a remote hit is enough, without its bytes. Raises StepFailed when the command fails; a
         failure is never stored.
         """
-        for place in pinned.loose(action):
-            model = action.name.partition(":")[2]
-            raise StepFailed(Problem(what=f"{place} is not in models.lock", hint=f"doit lock {model}"))
+        if loose := pinned.loose(action):
+            hint = f"doit lock {action.name.partition(':')[2]}"
+            raise StepFailed(Problem(what=f"{loose[0]} is not in models.lock", hint=hint))
         with writing(action.name):
             return self._make(action, heard, here=here)
 
@@ -114,15 +115,11 @@ class Executor:
             key = actions.key(self.manifest(action))
             with (
                 alone(self._lock_path(key), action.name, heard) as lock,
-                self.gpus().lease(action.gpus, heard) as lease,
+                self._at_work(action, key, lock, heard) as out,
             ):
-                place, warm = self._work_folder(key), self._warm(action)
-                work = workbench.Work(action=action, folder=place, lease=lease, lock=lock, warm=warm)
-                with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
-                    self._untouched(action)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    for path in sorted(out.iterdir()):
-                        shutil.move(path, folder / path.name)
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in sorted(out.iterdir()):
+                    shutil.move(path, folder / path.name)
         return key
 
     def cached(self, action: Action) -> bool:
@@ -156,14 +153,21 @@ class Executor:
             self._bring(name, heard)
         if self.manifest(action) != text:
             return None
-        with self.gpus().lease(action.gpus, heard) as lease:
-            folder = self._work_folder(actions.key(text))
-            work = workbench.Work(action=action, folder=folder, lease=lease, lock=lock, warm=self._warm(action))
-            with workbench.run(work, self._sources(action), self.artifacts.log_path(action.name), heard) as out:
-                self._untouched(action)
-                receipt = self._keep(actions.key(text), out, action, workbench.told(folder, out), heard)
+        key = actions.key(text)
+        with self._at_work(action, key, lock, heard) as out:
+            receipt = self._keep(key, out, action, heard)
         pinned.index(self.cache.store, action, receipt)
         return Made(receipt=receipt, how="ran", here=True)
+
+    @contextmanager
+    def _at_work(self, action: Action, key: str, lock: int, heard: Heard) -> Iterator[Path]:
+        """Runs the command on GPUs of its own and gives its output folder, which is gone afterwards."""
+        with self.gpus().lease(action.gpus, heard) as lease:
+            folder, log = self._work_folder(key), self.artifacts.log_path(action.name)
+            work = workbench.Work(action=action, folder=folder, lease=lease, lock=lock, warm=self._warm(action))
+            with workbench.run(work, self._sources(action), log, heard) as out:
+                self._untouched(action)
+                yield out
 
     def _bring(self, name: str, heard: Heard) -> None:
         """Sees to it that the bytes of an input lie in artifacts: from the cache, or by making it once more."""
@@ -183,13 +187,10 @@ class Executor:
         self.artifacts.write(name, receipt, replace(record, here=True))
         return True
 
-    def _keep(self, key: str, out: Path, action: Action, told: Mapping[str, str], heard: Heard) -> Receipt:
-        """Stores what the command made; where the store cannot be written, what it made is used all the same.
-
-        `told` are digests, by path, that the command computed while it wrote: those files are not read again.
-        """
+    def _keep(self, key: str, out: Path, action: Action, heard: Heard) -> Receipt:
+        """Stores what the command made; where the store cannot be written, what it made is used all the same."""
         known = self._known(action)
-        for path, content in told.items():
+        for path, content in workbench.told(out).items():  # computed while it wrote: not read again
             found = (out / path).stat()
             known[found.st_dev, found.st_ino] = content
         receipt = tree.read(out, known)

@@ -21,6 +21,16 @@ from rules.runners import local
 __all__ = ["Progress", "Reporter", "progress", "selected", "wanted"]
 
 _QUIET_SECONDS = 4.0
+# How an action ended, in the sum and in its own line; the sum names those of _ALWAYS even where there is none.
+_WORDS = {
+    "failed": "failed",
+    "measured": "measured",
+    "ran": "made",
+    "local": "from the store",
+    "remote": "from the team",
+    "fresh": "up to date",
+}
+_ALWAYS = ("ran", "local", "fresh")
 _VERBS = {"ran": "made", "local": "from the store", "remote": "from the team's cache", "measured": "measured"}
 
 
@@ -179,25 +189,13 @@ class Reporter(ConsoleReporter):
         others = [result for result in self.failures if not _is_action(result["task"])]
         self.failures: list[dict[str, Any]] = others  # ours have been told in full already
         super().complete_run()
-        counts = {how: self._counts.get(how, 0) for how in ("failed", "measured", "ran", "local", "remote", "fresh")}
+        counts = {how: self._counts.get(how, 0) for how in _WORDS}
         ended = ("ended early",) if local.ending() else ()
         if counts["fresh"] == sum(counts.values()) and not ended:
             if counts["fresh"]:
                 self.write(f"everything is up to date ({counts['fresh']} actions)\n")
             return
-        words = {
-            "failed": "failed",
-            "measured": "measured",
-            "ran": "made",
-            "local": "from the store",
-            "remote": "from the team",
-            "fresh": "up to date",
-        }
-        parts = (
-            f"{counts[how]} {word}"
-            for how, word in words.items()
-            if counts[how] or how not in ("failed", "measured", "remote")
-        )
+        parts = (f"{count} {_WORDS[how]}" for how, count in counts.items() if count or how in _ALWAYS)
         self.write(", ".join((*ended, *parts, f"{time.monotonic() - self._started:.0f} s")) + "\n")
 
     def _count(self, how: str) -> None:

@@ -83,10 +83,10 @@ def places(folder: Path, sources: Mapping[str, Source], warm: Path | None = None
     return {name: str(place) for name, place in {**shown, **ours, **({"warm": warm} if warm else {})}.items()}
 
 
-def told(folder: Path, out: Path) -> dict[str, str]:
-    """The BLAKE3 of each output below `out` that the command in `folder` computed while it wrote them, by path."""
+def told(out: Path) -> dict[str, str]:
+    """The BLAKE3 of each output below `out` that the command computed while it wrote them, by path."""
     try:
-        rows = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
+        rows = json.loads(out.with_name("digests.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return {str(path): str(content) for path, content in rows.items() if (out / path).is_file()}
