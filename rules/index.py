@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rules import digest, tree
-from rules.action import Action, Files, Local
+from rules.action import Action, Files, Local, closure
 from rules.locked import NAME
 
 if TYPE_CHECKING:
@@ -55,12 +55,7 @@ class Index:
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """The actions of these names and all that they need, in an order that can be run."""
-        pending, found = list(names), set()
-        while pending:
-            name = pending.pop()
-            if name not in found:
-                found.add(name)
-                pending += self.needs[name]
+        found = closure(names, self.needs.__getitem__)
         return [name for name in self.needs if name in found]
 
 

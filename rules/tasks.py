@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doit.exceptions import InvalidCommand, InvalidDodoFile, TaskFailed
+from doit.exceptions import InvalidDodoFile, TaskFailed
 
 from rules import index
 from rules.action import MEASURED, Action
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rules.variant import Variant
     from rules.workspace import Workspace
 
-__all__ = ["DOCS", "DOIT_CONFIG", "here", "named", "stale", "task_engines"]
+__all__ = ["DOCS", "DOIT_CONFIG", "here", "stale", "task_engines"]
 
 DOIT_CONFIG: Mapping[str, Any] = {
     "dep_file": "artifacts/.doit.db",
@@ -68,14 +68,6 @@ def here() -> Workspace:
         raise InvalidDodoFile(f"{title}\n\n{error}\n") from error
     found.executor.artifacts.root.mkdir(exist_ok=True)
     return found
-
-
-def named(space: Workspace, targets: Iterable[str]) -> list[str]:
-    """The actions behind `targets`, each once. Raises InvalidCommand, exit 3, with the nearest good name."""
-    try:
-        return list(dict.fromkeys(name for target in targets for name in space.actions(target)))
-    except BuildError as error:
-        raise InvalidCommand(str(error)) from error
 
 
 def task_engines() -> Iterator[dict[str, Any]]:

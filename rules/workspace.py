@@ -12,7 +12,7 @@ from typing import cast, get_args
 
 from rules import git, gpu, locked, upkeep
 from rules import plan as plans
-from rules.action import MEASURED
+from rules.action import MEASURED, Action, closure
 from rules.artifacts import Artifacts
 from rules.cache import Cache, Mode
 from rules.errors import BuildError, Misconfigured, Problem, nearest
@@ -22,7 +22,12 @@ from rules.remotes import connect
 from rules.store import Store
 from rules.variant import Variant
 
-__all__ = ["Workspace", "load", "text"]
+__all__ = [
+    "Workspace",
+    "load",
+    "lock",
+    "text",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,15 @@ class Workspace:
             raise Misconfigured(Problem(what=f"there is no {target!r}", hint=hint))
         return by_name[name]
 
+    def named(self, targets: Iterable[str]) -> list[str]:
+        """The actions behind `targets`, each once. Raises Misconfigured with an unknown name."""
+        return list(dict.fromkeys(name for target in targets for name in self.actions(target)))
+
+    def closure(self, names: Iterable[str]) -> list[Action]:
+        """The actions of these names and all that they need, in an order that can be run."""
+        found = closure(names, lambda name: self.plan.actions[name].needs())
+        return [action for name, action in self.plan.actions.items() if name in found]
+
     def fresh(self, name: str, *, here: bool) -> bool:
         """`Executor.fresh` of the action of this name; what hinders the answer is told when it is made."""
         try:
@@ -71,8 +85,7 @@ class Workspace:
         wanted = names or list(self.plan.spec.serve.default)
         if not wanted:
             raise Misconfigured(Problem(what="no default set", hint='write [serve] default = ["NAME"] in models.toml'))
-        actions = dict.fromkeys(action for name in wanted for action in self.actions(f"build:{name}"))
-        return [self.plan.variants[action.partition(":")[2]] for action in actions]
+        return [self.plan.variants[name.partition(":")[2]] for name in self.named(f"build:{one}" for one in wanted)]
 
 
 @cache

@@ -8,7 +8,7 @@ from getopt import GetoptError, gnu_getopt
 from doit.cmd_base import Command
 from doit.exceptions import InvalidCommand
 
-from rules.errors import BuildError, nearest
+from rules.errors import BuildError, Misconfigured, nearest
 
 __all__ = ["HELP", "EngineCommand"]
 
@@ -19,7 +19,10 @@ class EngineCommand(Command):
     """A doit command whose options may follow names, as people type them; doit's parser stops at the first name."""
 
     def parse_execute(self, in_args: list[str]) -> int:
-        """Puts the options first and goes on as doit does; --help is told as `doit help COMMAND` tells it."""
+        """Puts the options first and goes on as doit does; --help is told as `doit help COMMAND` tells it.
+
+        What is wrong is one error: exit 3, of a failed step 1.
+        """
         if HELP.intersection(in_args):
             print(self.help())
             return 0
@@ -32,7 +35,7 @@ class EngineCommand(Command):
             return int(super().parse_execute(typed))
         except BuildError as error:
             sys.stderr.write(f"ERROR: {error}\n")
-            return 1
+            return 3 if isinstance(error, Misconfigured) else 1
 
     def _refused(self, error: GetoptError) -> str:
         known = [f"--{word.rstrip('=')}" for word in self.cmdparser.get_long()]

@@ -16,7 +16,6 @@ from doit.exceptions import InvalidCommand
 
 from rules import git
 from rules.commands import EngineCommand
-from rules.errors import BuildError
 from rules.plan import variant_identities
 from rules.tasks import here
 from rules.workspace import Workspace
@@ -40,10 +39,7 @@ class Affected(EngineCommand):
         """Prints them."""
         if not opt_values["since"]:
             raise InvalidCommand("affected needs --since REV")
-        try:
-            names = affected(here(), opt_values["since"])
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        names = affected(here(), opt_values["since"])
         if opt_values["json"]:
             print(json.dumps({"version": 1, "since": opt_values["since"], "variants": names}))
         elif names:

@@ -11,9 +11,8 @@ from doit.exceptions import InvalidCommand
 from rules import upkeep
 from rules.artifacts import Unknown
 from rules.commands import EngineCommand
-from rules.commands.plan import closure
 from rules.report import progress
-from rules.tasks import here, named
+from rules.tasks import here
 from rules.upkeep import Limits
 from rules.workspace import Workspace
 
@@ -110,7 +109,7 @@ def _pin(space: Workspace, options: dict[str, Any], targets: list[str]) -> int: 
     store, artifacts = space.executor.cache.store, space.executor.artifacts
     missing = 0
     for target in _at_least_one(targets, "pin"):
-        wanted = closure(space, named(space, [target]))
+        wanted = space.closure(space.named([target]))
         records = [record for action in wanted if (record := artifacts.record(action.name))]
         keys = [record.key for record in records if store.get(record.key)]
         missing += len(wanted) - len(keys)
@@ -138,7 +137,7 @@ def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:
     if cache.remote is None:
         raise InvalidCommand('there is no remote to push to: [cache] remote = "s3://..." in models.toml, docs/cache.md')
     sent = missing = 0
-    for action in closure(space, named(space, targets or space.default)):
+    for action in space.closure(space.named(targets or space.default)):
         record = artifacts.record(action.name)
         if record is None or cache.store.get(record.key) is None:
             missing += 1
@@ -152,7 +151,7 @@ def _push(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:
 
 def _pull(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001
     executor, pulled, missing = space.executor, 0, 0
-    for action in closure(space, named(space, targets or space.default)):
+    for action in space.closure(space.named(targets or space.default)):
         try:
             known = executor.cached(action)
         except Unknown:

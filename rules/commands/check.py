@@ -11,16 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from doit.exceptions import InvalidCommand
-
 from rules import check, host, preflight, workspace
 from rules.action import MEASURED
 from rules.commands import EngineCommand
-from rules.commands.plan import closure
-from rules.errors import BuildError
 from rules.plan import STAGES
 from rules.rule import Finding
-from rules.tasks import here, named
+from rules.tasks import here
 
 __all__ = ["CheckCommand", "as_json", "as_text"]
 
@@ -53,17 +49,12 @@ class CheckCommand(EngineCommand):
 def _found(targets: list[str]) -> list[Finding]:
     """A file with mistakes cannot be planned, so that nobody knows what its targets are: all of it is told."""
     root = Path.cwd()
-    try:
-        found = check.examine(workspace.text(root), root, workspace.lock(root))
-    except BuildError as error:
-        raise InvalidCommand(str(error)) from error
-    if check.refused(found):
-        return found
-    if not targets:
+    found = check.examine(workspace.text(root), root, workspace.lock(root))
+    if check.refused(found) or not targets:
         return found
     space = here()
-    wanted = named(space, (one if one.partition(":")[0] in (*STAGES, *MEASURED) else f"build:{one}" for one in targets))
-    stale = [action.name for action in closure(space, wanted) if not space.fresh(action.name, here=False)]
+    wanted = space.named(one if one.partition(":")[0] in (*STAGES, *MEASURED) else f"build:{one}" for one in targets)
+    stale = [action.name for action in space.closure(wanted) if not space.fresh(action.name, here=False)]
     about = check.findings(space.plan.spec, root, space.variants(wanted))
     return [*about, *(one for one in preflight.survey(space, stale, serve=True) if one not in about)]
 

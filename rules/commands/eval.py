@@ -8,12 +8,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from doit.exceptions import InvalidCommand
-
 from rules import evaluation
 from rules.commands import EngineCommand
 from rules.commands.serve import build
-from rules.errors import BuildError, Misconfigured, Problem, StepFailed
+from rules.errors import Misconfigured, Problem, StepFailed
 from rules.report import progress
 from rules.runners import local
 from rules.tasks import here
@@ -37,12 +35,9 @@ class EvalCommand(EngineCommand):
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Evaluates. Returns 1 when a gate is broken or a step fails; the others are evaluated all the same."""
         url = str(opt_values["url"]).removeprefix("http://").rstrip("/")
-        try:
-            variants = _asked(here(), pos_args, url)
-            others = (evaluation.reference_of(here(), variant) for variant in variants)
-            wanted = dict.fromkeys(one.name for one in (*variants, *filter(None, others)))
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        variants = _asked(here(), pos_args, url)
+        others = (evaluation.reference_of(here(), variant) for variant in variants)
+        wanted = dict.fromkeys(one.name for one in (*variants, *filter(None, others)))
         failed = 0 if url else build(list(wanted))
         local.end_on_signals()
         return failed or max(_told(here(), variant, url) for variant in variants)

@@ -14,7 +14,7 @@ from doit.exceptions import InvalidCommand, InvalidDodoFile
 
 from rules import locked, source, spec, tree, workspace
 from rules.commands import EngineCommand
-from rules.errors import BuildError, Misconfigured, Problem, nearest
+from rules.errors import BuildError, Misconfigured, Problem, nearest, writing
 from rules.hubs import Hub, HubError, Listed, Listing, connect
 from rules.locked import Held, Locked
 from rules.report import progress
@@ -62,7 +62,8 @@ class Lock(EngineCommand):
         for problem in refused:
             print(f"error: {problem}", file=sys.stderr)
         if after != before and not opt_values["check"]:
-            tree.write(path, locked.text(after))
+            with writing(locked.NAME):
+                tree.write(path, locked.text(after))
         return 1 if refused or (opt_values["check"] and after != before) else 0
 
 

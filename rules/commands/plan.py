@@ -13,7 +13,7 @@ from rules.action import Action, Files, Input, Local, Pinned
 from rules.commands import EngineCommand
 from rules.errors import Problem
 from rules.outlook import Outlook, look
-from rules.tasks import here, named
+from rules.tasks import here
 from rules.workspace import Workspace
 
 __all__ = ["PlanCommand", "as_json", "as_text", "unwise"]
@@ -37,23 +37,12 @@ class PlanCommand(EngineCommand):
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Prints it."""
         space = here()
-        wanted = closure(space, named(space, pos_args or space.default))
+        wanted = space.closure(space.named(pos_args or space.default))
         looked = look(space.executor, wanted)
         for problem in unwise(space, wanted):
             print(f"warning: {problem}", file=sys.stderr)
         print(json.dumps(as_json(space, looked), indent=1) if opt_values["json"] else as_text(looked))
         return 0
-
-
-def closure(space: Workspace, names: Iterable[str]) -> list[Action]:
-    """The actions of these names and all that they need, in an order that can be run."""
-    pending, found = list(names), set()
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending += space.plan.actions[name].needs()
-    return [action for name, action in space.plan.actions.items() if name in found]
 
 
 def unwise(space: Workspace, wanted: Iterable[Action]) -> list[Problem]:

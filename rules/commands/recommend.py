@@ -14,7 +14,6 @@ from doit.exceptions import InvalidCommand
 from rules import backend, findings
 from rules.choosing import Candidate, Verdict, choose
 from rules.commands import EngineCommand
-from rules.errors import BuildError
 from rules.findings import Findings
 from rules.gates import LIMITS, SCORES
 from rules.tasks import here
@@ -53,11 +52,8 @@ class Recommend(EngineCommand):
             raise InvalidCommand("recommend needs a model: doit recommend NAME --ttft-p99 MS --itl-p50 MS")
         limits = _limits(opt_values)
         space = here()
-        try:
-            found = findings.load(space.executor.artifacts.root)
-            verdicts = choose(candidates(space, found, space.chosen(pos_args), limits))
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        found = findings.load(space.executor.artifacts.root)
+        verdicts = choose(candidates(space, found, space.chosen(pos_args), limits))
         print(json.dumps(as_json(verdicts, limits), indent=1) if opt_values["json"] else as_text(verdicts))
         return 0 if verdicts[0].point else 1
 

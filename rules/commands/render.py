@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from rules import digest, steps, tree
 from rules.action import Action, Output, Receipt
 from rules.artifacts import Unknown
 from rules.commands import EngineCommand
-from rules.errors import BuildError, Misconfigured, Problem, StepFailed, writing
+from rules.errors import Misconfigured, Problem, writing
 from rules.report import progress
 from rules.tasks import here
 from rules.workspace import Workspace
@@ -49,16 +48,10 @@ class Render(EngineCommand):
         """Writes them; exit 1 when one cannot be rendered, 3 when nothing was asked for that can be."""
         if not pos_args or not opt_values["out"]:
             raise InvalidCommand("render needs a name and a folder: doit render NAME --out DIR")
-        try:
-            targets = _targets(here(), pos_args, Path(opt_values["out"]))
-            _refuse(targets, force=opt_values["force"])
-            for name, folder in targets.items():
-                print(_rendered(here(), name, folder, opt_values["engine_dir"]))
-        except StepFailed as error:
-            print(error, file=sys.stderr)
-            return 1
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        targets = _targets(here(), pos_args, Path(opt_values["out"]))
+        _refuse(targets, force=opt_values["force"])
+        for name, folder in targets.items():
+            print(_rendered(here(), name, folder, opt_values["engine_dir"]))
         return 0
 
 

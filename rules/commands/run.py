@@ -103,14 +103,12 @@ class _Loader(TaskLoader2):
 
 def _among(targets: Iterable[str], *, always: bool) -> list[str]:
     """Of the actions that `targets` need, as far as they are ours, those that will run."""
-    from rules.commands.plan import closure  # as below
-
     space = tasks.here()
     found: list[str] = []
     for target in targets:
         with suppress(BuildError):  # a task of the user's, or a mistake that doit tells
             found += space.actions(target)
-    return [one.name for one in closure(space, found) if always or not space.fresh(one.name, here=False)]
+    return [one.name for one in space.closure(found) if always or not space.fresh(one.name, here=False)]
 
 
 def _checked(names: list[str]) -> None:

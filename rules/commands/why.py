@@ -9,11 +9,12 @@ from doit.exceptions import InvalidCommand
 from rules.action import Action
 from rules.artifacts import Record, Unknown, changes
 from rules.commands import EngineCommand
-from rules.executor import Executor
-from rules.tasks import here, named
+from rules.tasks import here
 from rules.workspace import Workspace
 
 __all__ = ["Why", "reasons"]
+
+_CAME = {"ran": "its command ran", "local": "it came from the store", "remote": "it came from the team's cache"}
 
 
 class Why(EngineCommand):
@@ -29,7 +30,7 @@ class Why(EngineCommand):
         if not pos_args:
             raise InvalidCommand("why needs a TARGET, such as engine:NAME")
         space = here()
-        for name in named(space, pos_args):
+        for name in space.named(pos_args):
             print("\n".join([name, *(f"    {line}" for line in reasons(space, space.plan.actions[name]))]))
         return 0
 
@@ -55,21 +56,15 @@ def reasons(space: Workspace, action: Action) -> list[str]:
 
 
 def _stale_inputs(space: Workspace, action: Action) -> list[str]:
-    return [name for name in action.needs() if not _settled(space.executor, space.plan.actions[name], space)]
+    return [name for name in action.needs() if not _settled(space, space.plan.actions[name])]
 
 
-def _settled(executor: Executor, action: Action, space: Workspace) -> bool:
-    try:
-        return executor.fresh(action, here=False) and not _stale_inputs(space, action)
-    except Unknown:
-        return False
+def _settled(space: Workspace, action: Action) -> bool:
+    return space.executor.fresh(action, here=False) and not _stale_inputs(space, action)
 
 
 def _history(record: Record) -> list[str]:
-    came = {"ran": "its command ran", "local": "it came from the store", "remote": "it came from the team's cache"}[
-        record.how
-    ]
-    last = f"{came} last time, in {record.seconds:.1f} s, because of"
-    return (
-        [last, *(f"  {line}" for line in record.changed)] if record.changed else [f"{came}, in {record.seconds:.1f} s"]
-    )
+    came = _CAME[record.how]
+    if not record.changed:
+        return [f"{came}, in {record.seconds:.1f} s"]
+    return [f"{came} last time, in {record.seconds:.1f} s, because of", *(f"  {line}" for line in record.changed)]
