@@ -99,7 +99,7 @@ def unknown(space: Workspace, word: str, others: Iterable[str] = ()) -> Problem:
             what=f"{word!r} is a name without a stage", hint=f"doit build:{word}, smoke:{word}, bench:{word}"
         )
     if stage == "eval" and name in named:
-        hint = 'give its entry eval = { data = "file:QUESTIONS.jsonl" }: docs/evaluation.md'
+        hint = 'give its entry eval = { data = "file:QUESTIONS.jsonl", metrics = [...] }: docs/evaluation.md'
         return Problem(what=f"{word}: there are no questions to ask", hint=hint)
     if stage == "k8s" and name in named:
         return Problem(what=f"{word}: an engine for the CPU has no manifests", hint="k8s is for engines on GPUs")

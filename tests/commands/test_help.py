@@ -8,7 +8,7 @@ from tests.lane import toml
 from tests.space import SPEC, Space
 
 VARIANT = "m_int8_wo_isl256_osl64_bs8"
-QUESTIONS = 'eval = { data = "file:questions.jsonl" }\n'
+QUESTIONS = 'eval = { data = "file:questions.jsonl", metrics = ["contains"] }\n'
 
 
 def test_without_a_word_every_stage_and_every_command_of_ours_has_a_line(workspace: Space) -> None:
