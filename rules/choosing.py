@@ -10,6 +10,7 @@ from rules.gates import LIMITS, judge
 
 __all__ = ["Candidate", "Verdict", "choose"]
 
+_OF_A_LOAD = ("_ms", "_per_s", "error_rate")
 _RATE = "output_tokens_per_s"
 _HOUR = 3600.0
 _MILLION = 1e6
@@ -70,7 +71,9 @@ def _best(candidate: Candidate) -> Verdict:
         return Verdict(candidate=candidate, point=None, reason=reason)
     unknown = [name for name in candidate.limits if all(name not in point.figures for point in whole)]
     if unknown:
-        return Verdict(candidate=candidate, point=None, reason=f"{', '.join(unknown)}: not measured")
+        by = "bench" if all(name.endswith(_OF_A_LOAD) for name in unknown) else "eval"
+        reason = f"{', '.join(unknown)}: not measured: doit {by}:{candidate.variant}"
+        return Verdict(candidate=candidate, point=None, reason=reason)
     within = [point for point in whole if _within(point, candidate.limits)]
     if within:
         return Verdict(candidate=candidate, point=max(within, key=lambda point: point.figures[_RATE]))

@@ -66,7 +66,7 @@ def test_who_breaks_one_limit_here_and_another_there_is_told_so(tmp_path: Path) 
 def test_accuracy_is_a_limit_as_any_other(tmp_path: Path) -> None:
     points = [point(1, 10.0, 1.0, 100.0)]
     (verdict,) = choose([_candidate(tmp_path, "int4_wo", *points, limits={"exact_match": 0.9})])
-    assert verdict.reason == "exact_match: not measured"
+    assert verdict.reason == f"exact_match: not measured: doit eval:{verdict.candidate.variant}"
 
 
 def test_a_partial_point_never_wins(tmp_path: Path) -> None:

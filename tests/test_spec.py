@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
-from rules.spec import Parallelism, Shape, Spec, read, schema
+import pytest
+from pydantic import BaseModel
+
+from rules.backends import openvino
+from rules.spec import Calibration, Model, Parallelism, Platform, Shape, Spec, Toolchain, read, schema
 from tests.space import HEAD, SPEC
 
 MODEL = {
@@ -191,3 +196,9 @@ def test_the_schema_describes_every_table_and_forbids_others() -> None:
     assert made["additionalProperties"] is False
     toolchain = made["$defs"]["Model"]["properties"]["toolchain"]
     assert [choice["type"] for choice in toolchain["anyOf"]] == ["string", "array"]
+
+
+@pytest.mark.parametrize("table", [Toolchain, Platform, Model, Calibration, Shape, openvino.Build, openvino.Serving])
+def test_the_reference_has_every_key(table: type[BaseModel]) -> None:
+    told = set(re.findall(r"[a-z0-9_]+", (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")))
+    assert set(table.model_fields) <= told
