@@ -22,6 +22,7 @@ from pathlib import Path
 from rules import digest
 from rules.store import Store
 from tests.fakes import site
+from tests.serving import until
 from tests.space import SPEC, Space
 
 _STAGES = ("source", "checkpoint", "engine", "build", "smoke")
@@ -36,7 +37,7 @@ class Torture:
     space: Space
     chance: random.Random
     made: dict[int, dict[str, str]] = field(default_factory=dict)
-    longest_s: float = 0.0  # of a clean build here and now
+    longest_s: float = 0.0  # of a clean build here and now; then as long that most builds are killed while they run
     killed_while_running: int = 0
 
     def round(self) -> None:
@@ -45,7 +46,9 @@ class Torture:
         process = _start(self.space)
         try:
             process.wait(self.chance.uniform(0.05, 0.8 * self.longest_s))
+            self.longest_s *= 0.85
         except subprocess.TimeoutExpired:
+            self.longest_s *= 1.05
             self.killed_while_running += 1
         _kill(process, self.space.site)
         lies = wrong_results(Store(self.space.root / "artifacts" / "store"))
@@ -151,9 +154,7 @@ def _kill(process: subprocess.Popen[str], site: Path) -> None:
 
 def _end_orphans(site: Path) -> None:
     """Waits for commands that a killed doit left: they write into work folders that nobody takes results from."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until and _orphans(f"{site}/rules/tools/".encode()):
-        time.sleep(0.01)
+    until(lambda: not _orphans(f"{site}/rules/tools/".encode()))
 
 
 def _orphans(tools: bytes) -> list[int]:
