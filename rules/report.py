@@ -82,7 +82,7 @@ class Progress:
             self._live = Live(get_renderable=self._table, console=console, refresh_per_second=8, transient=True)
             self._live.start()
             return
-        threading.Thread(target=self._speak, args=(self._stop,), daemon=True).start()
+        threading.Thread(target=self._speak, args=(self._stop,), name="progress", daemon=True).start()
 
     def _close(self) -> None:
         self._stop.set()
