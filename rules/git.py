@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rules.errors import Misconfigured, Problem
 
-__all__ = ["commit", "commits", "export", "file", "planned", "revision"]
+__all__ = ["changed", "commit", "commits", "export", "file", "planned", "revision"]
 
 _MANY = 50
 
@@ -83,6 +83,15 @@ def file(root: Path, rev: str, path: str) -> str | None:
         return _git(root, "show", f"{rev}:./{path}")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def changed(root: Path, rev: str) -> list[str]:
+    """The tracked files below the folder `root` that differ between a revision and the working tree, sorted."""
+    try:
+        told = _git(root, "diff", "--name-only", "--relative", "--no-renames", "-z", "--end-of-options", rev, "--", ".")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _no_revision(rev, error) from error
+    return sorted(filter(None, told.split("\0")))
 
 
 def _commit(root: Path, rev: str) -> str:

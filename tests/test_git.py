@@ -80,6 +80,22 @@ def test_a_file_that_is_not_utf_8_is_read_as_far_as_it_can_be(repository: Path) 
     assert git.file(repository, "HEAD", "nothing") is None
 
 
+def test_what_changed_since_a_revision_is_named_below_the_folder_that_asks(repository: Path) -> None:
+    assert git.changed(repository, "HEAD") == []
+    for name in ("sub/a 模", "sub/b"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("old")
+    _git(repository, "add", ".")
+    _git(repository, "commit", "-qm", "second")
+    (repository / "sub/a 模").write_text("new")
+    (repository / "models.toml").write_text("new")
+    (repository / "untracked").write_text("new")
+    assert git.changed(repository, "HEAD") == ["models.toml", "sub/a 模"]
+    assert git.changed(repository / "sub", "HEAD") == ["a 模"]
+    with pytest.raises(Misconfigured, match="is not a revision here"):
+        git.changed(repository, "nowhere")
+
+
 def test_between_revisions_that_git_does_not_know_there_are_no_commits(repository: Path, tmp_path: Path) -> None:
     assert git.commits(repository, "0" * 40, git.revision(repository)) == []
     assert git.commits(repository, "", "") == []

@@ -1,7 +1,8 @@
 """`doit affected --since REV`: the variants whose keys differ between a git revision and the working tree.
 
 Builds nothing. The revision's models.toml is planned by the revision's own rules, templates and tools (where they are
-in git; an installed wheel plans both), so a change of any of them counts.
+in git; an installed wheel plans both), so a change of any of them counts. Both are planned where the user's files lie
+now: one of those that git tracks counts when it has changed, such as calibration texts.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from doit.exceptions import InvalidCommand
 
 from rules import git
+from rules.action import Action, Files, Local, closure
 from rules.commands import EngineCommand
-from rules.plan import variant_identities
+from rules.plan import Plan, variant_identities
 from rules.tasks import here
 from rules.workspace import Workspace
 
@@ -58,4 +62,26 @@ def affected(space: Workspace, rev: str) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         git.export(space.root, rev, Path(folder))
         before = git.planned(Path(folder), space.root) or {}
-    return [name for name, identity in now.items() if before.get(name) != identity]
+    touched = _touched(space.plan, [str(space.root / path) for path in git.changed(space.root, rev)])
+    return [name for name, identity in now.items() if before.get(name) != identity or name in touched]
+
+
+def _touched(plan: Plan, changed: Sequence[str]) -> set[str]:
+    """The variants with an action that reads one of the `changed` files, or a folder with one."""
+
+    @cache
+    def hit(place: str) -> bool:
+        return any(path == place or path.startswith(f"{place}/") for path in changed)
+
+    read = {name for name, action in plan.actions.items() if any(map(hit, _places(action)))}
+    needs = {name: action.needs() for name, action in plan.actions.items()}
+    return {name for name in plan.variants if not read.isdisjoint(closure([f"smoke:{name}"], needs.__getitem__))}
+
+
+def _places(action: Action) -> Iterator[str]:
+    """Where what it reads lies, beside the outputs of others."""
+    for _, source in action.inputs:
+        if isinstance(source, Files):
+            yield source.root
+        elif isinstance(source, Local):
+            yield source.path

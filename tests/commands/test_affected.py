@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests import lane
 from tests.space import Space
 
 INT8, FP16 = "m_int8_wo_isl256_osl64_bs8", "m_fp16_isl256_osl64_bs8"
 
 
-def commit(space: Space) -> None:
+def commit(space: Space, *more: str) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(space.root)]
-    for words in (["init", "-q"], ["add", "models.toml", "dodo.py", "rules"], ["commit", "-qm", "x"]):
+    for words in (["init", "-q"], ["add", "models.toml", "dodo.py", "rules", *more], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], check=True, capture_output=True)
 
 
@@ -68,6 +69,24 @@ def test_a_tool_affects_what_it_makes(clone: Space) -> None:
 def test_a_template_affects_every_variant(clone: Space) -> None:
     template = "rules/templates/triton/ensemble/config.pbtxt.j2"
     clone.write(template, clone.read(template) + "# changed\n")
+    assert affected(clone) == [INT8, FP16]
+
+
+def test_calibration_texts_affect_what_is_measured_on_them(clone: Space) -> None:
+    clone.write("models.toml", lane.toml(precisions='["fp8", "fp16"]', calibration=lane.TEXTS))
+    lane.texts(clone.root)
+    commit(clone, "texts.jsonl")
+    assert affected(clone) == []
+    clone.write("texts.jsonl", 64 * '{"input": "b"}\n')
+    assert affected(clone) == ["m_fp8_isl2048_osl1024_bs8"]
+
+
+def test_a_file_in_a_folder_that_is_a_source_affects_its_variants(clone: Space) -> None:
+    clone.write("model/config.json", "{}")
+    clone.write("models.toml", clone.read("models.toml").replace("tiny:qwen2", "file:model"))
+    commit(clone, "model")
+    assert affected(clone) == []
+    clone.write("model/config.json", '{"model_type": "qwen2"}')
     assert affected(clone) == [INT8, FP16]
 
 
