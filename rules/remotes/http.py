@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -26,7 +27,7 @@ from urllib3.exceptions import (
 
 from rules.remotes import Heard, Patience, Remote
 from rules.remotes.credentials import AUTHORIZATION, authorization
-from rules.remotes.wire import PROBE, PROBE_TEXT, Arrival, Passing, checked, failure, insist
+from rules.remotes.wire import PROBE, PROBE_TEXT, Arrival, Headway, Passing, checked, failure, insist
 
 __all__ = ["Http", "open_remote"]
 
@@ -82,20 +83,21 @@ class Http:
 
     def fetch(self, name: str, target: Path, heard: Heard) -> str | None:
         """Streams an object into `target`; after a cut it goes on where it was, if the server gives ranges."""
-        with target.open("wb") as file:
-            arrival = Arrival(file, heard)
+        with target.open("wb") as file, closing(Arrival(file, heard)) as arrival:
             return arrival.digest() if insist(lambda: self._arrive(name, arrival), self._patience) else None
 
     def send(self, name: str, path: Path, heard: Heard) -> None:
-        """Puts a file in one request; nginx shows it when it is whole."""
+        """Puts a file in one request; nginx shows it when it is whole. After a cut it starts over."""
+        way = Headway()
 
         def once() -> None:
             with path.open("rb") as file:
-                body = _Body(file, heard)
+                body = _Body(file, heard, way)
                 try:
                     self._once("PUT", name, body, {"Content-Length": str(path.stat().st_size)})
-                except Passing:
+                except Passing as error:
                     heard(-body.count)
+                    error.since = way.since
                     raise
 
         insist(once, self._patience)
@@ -184,7 +186,7 @@ class Http:
             for chunk in response.stream(_CHUNK):
                 arrival.add(chunk)
         except HTTPError as error:
-            raise self._failed(f"GET {name} was cut after {arrival.count} bytes", error, arrival.since) from None
+            raise self._failed(f"GET {name} was cut after {arrival.count} bytes", error, arrival.way.since) from None
         finally:
             response.close()  # of one that was read to its end, the connection lives on
         return True
@@ -197,14 +199,16 @@ def _goes_on(response: urllib3.BaseHTTPResponse, start: int) -> bool:
 class _Body:
     """A file that is counted while a request reads it."""
 
-    def __init__(self, file: BinaryIO, heard: Heard) -> None:
+    def __init__(self, file: BinaryIO, heard: Heard, way: Headway) -> None:
         self._file = file
         self._heard = heard
+        self._way = way
         self.count = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self.count += len(data)
+        self._way.reached(self.count)
         self._heard(len(data))
         return data
 

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, TypeVar
 
 from blake3 import blake3
@@ -14,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from rules.errors import Problem
 from rules.remotes import Heard, Patience, RemoteError
 
-__all__ = ["PROBE", "PROBE_TEXT", "Arrival", "Departure", "Passing", "checked", "failure", "insist", "scrub"]
+__all__ = ["PROBE", "PROBE_TEXT", "Arrival", "Departure", "Headway", "Passing", "checked", "failure", "insist", "scrub"]
 
 PROBE = "probe"
 PROBE_TEXT = b"written by whoever asks whether this remote takes writes\n"
@@ -90,27 +91,55 @@ def _passing(state: RetryCallState) -> Passing:
     return last
 
 
+class Headway:
+    """How far a transfer came, over all its attempts. `since` is when (monotonic) it last came further.
+
+    A byte now and then is no progress, only a whole MiB is; and to come again to where it was is none either, or a line
+    that always breaks at the same place would be tried for ever.
+    """
+
+    def __init__(self) -> None:
+        self._furthest = 0
+        self.since = time.monotonic()
+
+    def reached(self, count: int) -> None:
+        """So many bytes were carried by this attempt and those that it goes on from."""
+        if count // _MIB > self._furthest:
+            self._furthest = count // _MIB
+            self.since = time.monotonic()
+
+
 class Arrival:
-    """A file that is hashed while it is written."""
+    """A file that is hashed while it is written: by a thread, because each takes as long as a quick line.
+
+    To be closed before the file is. One piece waits to be written, so memory stays flat.
+    """
 
     def __init__(self, file: BinaryIO, heard: Heard) -> None:
         self._file = file
         self._heard = heard
         self._hash = blake3()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="remote-file")
+        self._written: Future[int] | None = None
+        self.way = Headway()
         self.count = 0
-        self.since = time.monotonic()  # of the last whole MiB: a byte now and then is no progress
+
+    def close(self) -> None:
+        """Ends the thread; then the file may be closed."""
+        self._writer.shutdown()
 
     def add(self, data: bytes | memoryview) -> None:
-        """The next bytes."""
+        """The next bytes, which nobody may change any more. Raises OSError when those before them were not written."""
         self._hash.update(data)
-        self._file.write(data)
-        if (self.count + len(data)) // _MIB > self.count // _MIB:
-            self.since = time.monotonic()
+        self._wait()
+        self._written = self._writer.submit(self._file.write, data)
         self.count += len(data)
+        self.way.reached(self.count)
         self._heard(len(data))
 
     def restart(self) -> None:
         """Forgets all bytes."""
+        self._wait()
         self._file.seek(0)
         self._file.truncate()
         self._hash = blake3()
@@ -118,8 +147,13 @@ class Arrival:
         self.count = 0
 
     def digest(self) -> str:
-        """BLAKE3 of all bytes, 64 hexadecimal digits."""
+        """BLAKE3 of all bytes, 64 hexadecimal digits; they are written then."""
+        self._wait()
         return self._hash.hexdigest()
+
+    def _wait(self) -> None:
+        if self._written:
+            self._written.result()
 
 
 class Departure:

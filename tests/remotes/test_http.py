@@ -206,3 +206,17 @@ def test_nginx_resumes_and_shows_no_part(nginx_port: int, nginx_root: Path, big:
 @pytest.mark.server
 def test_nginx_that_limits_methods_is_read_only(nginx_port: int) -> None:
     assert not connect(f"http://127.0.0.1:{nginx_port}/read-only").writable()
+
+
+def test_an_upload_that_took_long_before_it_was_cut_is_sent_again(
+    cache: Shelf, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, later = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now() + later[0])
+
+    def heard(_: int) -> None:
+        later[0] = 3600.0
+
+    with proxy(cache.port, Fault("cut", "up", 20 * MIB)) as line:
+        connect(f"http://127.0.0.1:{line.port}").send("big", big, heard)
+    assert cache.objects["/big"] == big.read_bytes()
