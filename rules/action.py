@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Literal
 
 from rules import digest
@@ -35,7 +36,7 @@ __all__ = [
 MEASURED = ("bench", "eval")  # observations of what `build` makes: no actions, since they are made anew each time
 MANIFEST_VERSION = 1  # bump when the text's meaning changes: every key changes with it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_BELOW = re.compile(r"(?:(?!\.{1,2}/)[^/]+/)*(?!\.{1,2}\Z)[^/]+")  # a receipt from elsewhere must not write outside
+_BELOW = re.compile(r"(?:(?!\.{1,2}/)[^/\0]+/)*(?!\.{1,2}\Z)[^/\0]+")  # a receipt from elsewhere must not write outside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,9 @@ class Receipt:
         paths = [entry.path for entry in entries]
         if paths != sorted(set(paths)):
             raise ValueError("its paths are not sorted, or one is there twice")
+        folders = {str(folder) for path in paths if "/" in path for folder in PurePosixPath(path).parents}
+        if not folders.isdisjoint(paths):
+            raise ValueError("one path is a file and a folder")
         return Receipt(entries)
 
     def only(self, patterns: tuple[str, ...]) -> Receipt:
@@ -246,6 +250,7 @@ _TYPES = [str, str, int, bool]
 def _entry(row: object) -> Entry:
     if isinstance(row, list) and list(map(type, row)) == _TYPES:
         path, content, size, executable = row
+        path.encode("utf-8", "surrogateescape")  # what no file can be called is a ValueError too
         if _BELOW.fullmatch(path) and _DIGEST.fullmatch(content) and size >= 0:
             return Entry(path, content, size, executable)
     raise ValueError(f"not an entry of a receipt: {row!r}")

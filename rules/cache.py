@@ -1,8 +1,9 @@
 """Results from here and from the team: the store, and a remote behind it that may fail without failing the build.
 
 A remote hit needs only the result and the knowledge that every blob it names can be had; the blobs come when a command
-or the user needs them. A download is hashed as it arrives and thrown away when it is not what its name says. The first
-error of the remote is one warning; then it is off for this process.
+or the user needs them. A download is hashed as it arrives and thrown away when it is not what its name says; when we
+may write, the blob that we make instead takes its place. The first error of the remote is one warning; then it is off
+for this process.
 
     ac/<key>      a receipt       sig/<key>   its signatures
     cas/<digest>  a blob          rec/<key>   its record, for people
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -53,6 +54,7 @@ class Cache:
     seed: str = field(default="", repr=False)
     warn: Callable[[str], None] = print
     _told: set[str] = field(default_factory=set)
+    _wrong: set[str] = field(default_factory=set)  # blobs that the remote has and that are not what their name says
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, key: str) -> Hit | None:
@@ -115,18 +117,22 @@ class Cache:
         size = sum(entry.size for entry in wanted)
         told = _Bytes("downloading", size, heard)
         with tree.room(self.store.root, size):
-            return all(self._each(lambda entry: self._fetch_one(remote, entry, told), wanted))
+            return all(self._each(lambda entry: self._fetch_one(remote, entry, told), wanted, told))
 
     def _fetch_one(self, remote: Remote, entry: Entry, told: _Bytes) -> bool:
         path = tree.aside(self.store.blob(entry.digest), "get")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            arrived = remote.fetch(_blob(entry), path, told.add)
+            arrived = remote.fetch(_blob(entry), path, told.of(entry))
             if arrived == entry.digest:
                 self.store.adopt(path, entry)
                 return True
+        except _TooLongError:
+            arrived = ""
         finally:
             path.unlink(missing_ok=True)
+        if arrived is not None:
+            self._wrong.add(entry.digest)
         reason = "is not there" if arrived is None else "is not what its name says"
         self.tell(f"{remote.url}: the blob {entry.digest[:16]} of {entry.path} {reason}, and taken as a miss")
         return False
@@ -136,10 +142,11 @@ class Cache:
             self.mode = "read"
             self.tell(f"{remote.url} is read-only for us: results stay here")
             return False
-        present = self._each(lambda entry: remote.size(_blob(entry)) == entry.size, receipt.entries)
+        present = self._each(lambda entry: self._has(remote, entry), receipt.entries)
         lacking = {e.digest: e for e, there in zip(receipt.entries, present, strict=True) if not there}.values()
         told = _Bytes("uploading", sum(entry.size for entry in lacking), heard)
-        self._each(lambda entry: remote.send(_blob(entry), self.store.blob(entry.digest), told.add), lacking)
+        self._each(lambda entry: remote.send(_blob(entry), self.store.blob(entry.digest), told.add), lacking, told)
+        self._wrong.difference_update(entry.digest for entry in lacking)
         for kind, folder in (("records", "rec"), ("signatures", "sig")):
             text = self.store.note(kind, key)  # type: ignore[arg-type]
             if text:
@@ -147,9 +154,24 @@ class Cache:
         remote.write(f"ac/{key}", receipt.text().encode())
         return True
 
-    def _each(self, do: Callable[[Entry], _Answer], entries: Iterable[Entry]) -> list[_Answer]:
+    def _has(self, remote: Remote, entry: Entry) -> bool:
+        return entry.digest not in self._wrong and remote.size(_blob(entry)) == entry.size
+
+    def _each(
+        self, do: Callable[[Entry], _Answer], entries: Iterable[Entry], told: _Bytes | None = None
+    ) -> list[_Answer]:
+        """An answer for each, several at once. When one fails, or a person interrupts, the transfers of `told` end."""
         with ThreadPoolExecutor(_STREAMS) as pool:
-            return list(pool.map(do, entries))
+            answers = [pool.submit(do, entry) for entry in entries]
+            try:
+                for answer in as_completed(answers):
+                    answer.result()
+            except BaseException:
+                if told:
+                    told.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            return [answer.result() for answer in answers]
 
     def _ask(self, question: Callable[[Remote], _Answer], *, otherwise: _Answer) -> _Answer:
         """What the remote answers; `otherwise` when there is none, or it fails, after which it is off."""
@@ -171,15 +193,39 @@ class Cache:
             self.warn(text)
 
 
+class _TooLongError(Exception):
+    """More bytes came than the blob has."""
+
+
+class _StoppedError(Exception):
+    """Another transfer failed, or a person interrupted: nobody waits for this one any more."""
+
+
 class _Bytes:
-    """Sums the bytes of several transfers and tells of them."""
+    """Sums the bytes of several transfers and tells of them; once `stopped`, each ends with its next bytes."""
 
     def __init__(self, verb: str, total: int, heard: Callable[[str], None]) -> None:
         self._verb, self._total, self._heard = verb, total, heard
         self._done = 0
         self._lock = threading.Lock()
+        self.stopped = False
+
+    def of(self, entry: Entry) -> Callable[[int], None]:
+        """What one blob's transfer tells; one that does not end must not fill the disk."""
+        come = 0
+
+        def add(count: int) -> None:
+            nonlocal come
+            come += count
+            self.add(count)
+            if come > entry.size:
+                raise _TooLongError
+
+        return add
 
     def add(self, count: int) -> None:
+        if self.stopped:
+            raise _StoppedError
         with self._lock:
             self._done += count
             self._heard(f"{self._verb} {self._done / _MB:.1f} of {self._total / _MB:.1f} MB")

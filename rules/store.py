@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from rules import tree
+from rules import digest, tree
 from rules.action import Entry, Receipt
 
 __all__ = ["Note", "Store"]
@@ -139,7 +139,8 @@ class Store:
             return False  # and not dropped: another process may put it there right now
         if tree.intact(path, entry):
             return True
-        _drop(path)
+        if not _good(path, entry):
+            _drop(path)
         return False
 
     def _named(self, kind: str, name: str) -> Path:
@@ -148,6 +149,14 @@ class Store:
     def _all(self, kind: str) -> Iterator[str]:
         for folder in sorted((self.root / kind).glob("[0-9a-f][0-9a-f]")):
             yield from sorted(folder.name + path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _good(path: Path, entry: Entry) -> bool:
+    """Whether a blob that is not `entry` is what its name says, and the receipt is what lies about its size."""
+    try:
+        return path.stat().st_size != entry.size and digest.of_file(path) == entry.digest
+    except OSError:
+        return False
 
 
 def _drop(path: Path) -> None:

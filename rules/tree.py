@@ -48,6 +48,7 @@ State = tuple[int, int, int, int, int]  # device, inode, bytes, modified and cha
 _SEAL_EPOCH = 946_684_800  # 2000-01-01: no tool writes a file with a time near it by chance
 _LINK_FROM = 1 << 20  # smaller files are copied: a copy is as quick and cannot reach back into the store
 _SETTLED_SECONDS = 2.0  # a file changed just now may change again within one tick of the file system's clock
+_US = os.urandom(4).hex()  # two containers that share a folder may each have a process of our number
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, copy on write
 
 
@@ -168,7 +169,7 @@ def write(path: Path, text: str) -> None:
 
 def aside(path: Path, suffix: str) -> Path:
     """A name in the folder of `path` that no other process or thread uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.{suffix}")
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}-{_US}.{suffix}")
 
 
 def replace(target: Path, made: Path) -> None:

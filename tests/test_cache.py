@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +44,13 @@ def chain(lab: Lab, **more: object) -> tuple[Action, Action]:
 
 def team(lab: Lab, folder: str) -> list[Path]:
     return sorted(path for path in (lab.root.parent / "team" / folder).rglob("*") if path.is_file())
+
+
+def spoil(*blobs: Path) -> None:
+    """Other bytes of the same size."""
+    for blob in blobs:
+        blob.chmod(0o644)
+        blob.write_bytes(b"x" * blob.stat().st_size)
 
 
 def test_the_second_machine_runs_nothing(machine: Machine) -> None:
@@ -93,13 +102,62 @@ def test_a_result_whose_blob_is_gone_is_a_miss(machine: Machine) -> None:
 def test_a_blob_that_is_not_what_its_name_says_is_a_miss_told_once(machine: Machine) -> None:
     first, second = machine("first"), machine("second", mode="read")
     first.make(*chain(first))
-    for blob in team(first, "cas"):
-        blob.chmod(0o644)
-        blob.write_bytes(b"x" * blob.stat().st_size)
+    spoil(*team(first, "cas"))
     assert second.make(*chain(second)) == ["ran", "ran"]
     assert second.files("t:engine") == first.files("t:engine")
     assert len(second.warned) == len(set(second.warned)) == 2
     assert all("is not what its name says" in text for text in second.warned)
+
+
+def test_a_wrong_blob_is_replaced_by_whoever_may_write(machine: Machine) -> None:
+    first, second, third = machine("first"), machine("second"), machine("third")
+    first.make(*chain(first))
+    spoil(*team(first, "cas"))
+    assert second.make(*chain(second)) == ["ran", "ran"]
+    assert third.make(*chain(third)) == ["remote", "remote"]
+    assert (len(second.warned), third.warned) == (2, [])
+
+
+def test_a_blob_that_does_not_end_is_cut_off_and_a_miss(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = machine("first"), machine("second", mode="read")
+    first.make(chain(first)[0])
+    fetched: list[int] = []
+
+    def endless(_: object, name: str, target: Path, heard: Callable[[int], None]) -> str:
+        while len(fetched) < 100:
+            fetched.append(1 << 20)
+            heard(1 << 20)
+        return "never"
+
+    monkeypatch.setattr(type(first.cache.remote), "fetch", endless)
+    assert second.make(chain(second)[0]) == ["ran"]
+    assert len(fetched) == 1
+    assert "is not what its name says" in second.warned[0]
+
+
+def test_when_one_transfer_fails_the_others_end(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = machine("first"), machine("second", mode="read")
+    action = first.action("s:two", "[(out / name).write_text(name * 9) for name in 'ab']")
+    record = first.made(action)
+    running, ended = threading.Event(), []
+
+    def fetch(_: object, name: str, target: Path, heard: Callable[[int], None]) -> str:
+        if not running.is_set():  # the first comes byte by byte, until somebody says that it need not
+            running.set()
+            while True:
+                try:
+                    heard(0)
+                except BaseException as error:
+                    ended.append(error)
+                    raise
+                time.sleep(0.01)
+        raise RemoteError([])
+
+    monkeypatch.setattr(type(first.cache.remote), "fetch", fetch)
+    receipt = first.store.get(record.key)
+    assert receipt is not None
+    assert not second.cache.fetch(receipt, print)
+    assert (len(ended), second.cache.mode) == (1, "off")
 
 
 def test_an_unreadable_result_is_a_miss(machine: Machine) -> None:

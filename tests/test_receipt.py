@@ -84,6 +84,10 @@ UNREADABLE = (
     _rows(["../up", *GOOD[1:]]),
     _rows(["a/../../up", *GOOD[1:]]),
     _rows(GOOD, GOOD),
+    _rows(GOOD, ["a!", *GOOD[1:]], ["a/b", *GOOD[1:]]),
+    _rows(["a\0b", *GOOD[1:]]),
+    _rows(["a/b\0/c", *GOOD[1:]]),
+    _rows(["\ud800", *GOOD[1:]]),
     "[" * 100_000,
 )
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,14 @@ def test_a_result_of_bytes_that_are_no_text_is_a_miss(store: Store) -> None:
 def test_a_result_that_cannot_be_opened_is_a_miss(store: Store) -> None:
     store.result_path(KEY).mkdir(parents=True)
     assert store.get(KEY) is None
+
+
+@pytest.mark.parametrize("size", [2, 1 << 20])
+def test_a_receipt_that_lies_about_a_size_is_a_miss_and_costs_no_blob(store: Store, size: int) -> None:
+    receipt = _put(store)
+    liar = Receipt(tuple(replace(entry, size=size) for entry in receipt.entries))
+    assert store.missing(liar) == liar.entries
+    assert store.get(KEY) == receipt
 
 
 def test_blobs_are_shared_between_results_and_read_only(store: Store) -> None:

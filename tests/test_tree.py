@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from rules import digest, tree
 from rules.action import Entry, Receipt
+from tests.fakes import PROJECT
 
 MIB = 1 << 20
 
@@ -151,6 +154,18 @@ def test_replacing_is_not_stopped_by_what_a_crash_left(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     tree.replace(target, tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
+
+
+def test_two_containers_with_the_same_process_numbers_write_to_different_files() -> None:
+    code = """
+import os, threading; from pathlib import Path
+from rules import tree
+os.getpid = threading.get_native_id = lambda: 7
+print(tree.aside(Path("blob"), "get"))
+"""
+    command = [sys.executable, "-c", code]
+    names = {subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(names) == 2
 
 
 def _memo(tmp_path: Path) -> tree.Memo:
