@@ -67,7 +67,7 @@ class Limits:
 
 def totals(store: Store) -> Totals:
     """What is in the store."""
-    sizes = {content: found.st_size for content in store.digests() if (found := _look(store.blob(content)))}
+    sizes = _sizes(store)
     results = list(_results(store))
     named = {entry.digest for _, receipt in results for entry in receipt.entries}
     loose = sum(size for content, size in sizes.items() if content not in named)
@@ -75,19 +75,24 @@ def totals(store: Store) -> Totals:
 
 
 def verify(cache: Cache, heard: _Heard) -> tuple[list[str], list[str]]:
-    """Reads every blob again. (repaired, removed): results that came back from the remote, and those that did not."""
+    """Reads every blob again. (repaired, removed): results that came back from the remote, and those that did not.
+
+    A result that was used without its bytes has none that could be damaged, and does not bring them now.
+    """
     store = cache.store
     contents = list(store.digests())
+    damaged = set()
     with ThreadPoolExecutor() as pool:
         for count, (content, good) in enumerate(
             zip(contents, pool.map(partial(_good, store), contents), strict=True), 1
         ):
             heard(f"read {count} of {len(contents)} blobs")
-            if not good:
+            if not good and _look(store.blob(content)):
                 store.blob(content).unlink(missing_ok=True)
+                damaged.add(content)
     repaired, removed = [], []
     for key, receipt in list(_results(store)):
-        if not store.missing(receipt):
+        if damaged.isdisjoint(entry.digest for entry in receipt.entries):
             continue
         if cache.fetch(receipt, heard):
             repaired.append(key)
@@ -151,22 +156,26 @@ def pinned(store: Store) -> dict[str, frozenset[str]]:
 def collect(store: Store, keep: set[str], limits: Limits) -> int:
     """Removes results beyond `limits`, least recently used first and never one of `keep`, then what no result needs.
 
-    Returns the bytes that were freed.
+    What counts are the bytes that lie here, those that several results share once. Returns the bytes that were freed.
     """
-    before = _size(store)
-    now = time.time()
+    sizes = _sizes(store)
+    before, now = sum(sizes.values()), time.time()
     looks = ((_look(store.result_path(key)), key, receipt) for key, receipt in _results(store))
     results = [(found.st_mtime, key, receipt) for found, key, receipt in looks if found]
-    size = 0
+    held = 0
     for used, key, receipt in sorted(results, key=lambda row: -row[0]):
-        size += receipt.size()
+        own = {entry.digest for entry in receipt.entries} & sizes.keys()
+        size = sum(sizes[content] for content in own)
         too_old = limits.age_s is not None and now - used > limits.age_s
-        too_much = limits.size is not None and size > limits.size
+        too_much = limits.size is not None and held + size > limits.size
         if key not in keep and (too_old or too_much):
             store.forget(key)
-            size -= receipt.size()
+            continue
+        held += size
+        for content in own:
+            del sizes[content]  # counted
     _sweep(store, now - limits.grace_s)
-    return before - _size(store)
+    return before - sum(_sizes(store).values())
 
 
 def warm(store: Store) -> dict[str, int]:
@@ -249,8 +258,9 @@ def _older(path: Path, moment: float) -> bool:
     return found is not None and found.st_ctime < moment
 
 
-def _size(store: Store) -> int:
-    return sum(found.st_size for content in store.digests() if (found := _look(store.blob(content))))
+def _sizes(store: Store) -> dict[str, int]:
+    """Digest -> bytes of the blobs that are here."""
+    return {content: found.st_size for content in store.digests() if (found := _look(store.blob(content)))}
 
 
 def _folder_size(folder: Path) -> int:

@@ -64,6 +64,20 @@ def test_verify_repairs_from_the_remote(tmp_path: Path) -> None:
     assert upkeep.verify(lab.cache, print) == ([], [])
 
 
+def test_verify_leaves_alone_what_was_used_without_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "team").mkdir()
+    first = Lab(tmp_path / "first", remote=connect(f"file://{tmp_path}/team"), mode="write")
+    second = Lab(tmp_path / "second", remote=connect(f"file://{tmp_path}/team"), mode="read")
+    action = made(first, "s:a", "text")
+    second.executor.make(action, print, here=False)
+    assert upkeep.verify(second.cache, print) == ([], [])
+    assert list(second.store.digests()) == []
+    assert len(list(second.store.keys())) == 1
+    listed = list(first.store.digests())
+    monkeypatch.setattr(second.store, "digests", lambda: iter(listed))  # as if a gc took them away a moment later
+    assert upkeep.verify(second.cache, print) == ([], [])
+
+
 def test_unsigned_results_are_named(tmp_path: Path) -> None:
     lab = Lab(tmp_path, trusted=frozenset({public_key("11" * 32)}))
     made(lab, "s:a", "text")
@@ -112,6 +126,14 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     for action in actions:
         lab.executor.artifacts.clean(action.name)
     assert lab.make(*actions) == ["local", "local", "ran"]
+
+
+def test_bytes_that_two_results_share_count_once(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    for name in "ab":
+        lab.made(lab.action(f"s:{name}", "(out / 'a').write_text('shared' * 10)"))
+    assert upkeep.collect(lab.store, set(), Limits(size=60, grace_s=0)) == 0
+    assert len(list(lab.store.keys())) == 2
 
 
 def test_age_is_since_the_last_use(tmp_path: Path) -> None:
