@@ -3,6 +3,7 @@
     python benchmarks/store.py restore --files 16 --mib 512
     python benchmarks/store.py hash --mib 4096
     python benchmarks/store.py remote --mib 4096      needs rclone, curl and what `python -m tests.servers` installs
+    python benchmarks/store.py remote --mib 4096 --way down --first      pulls only; as root, before the neighbours
 
 Each measurement runs in a process of its own, so that peak memory is its own; contestants take turns.
 """
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from timing import Run, alternate, machine, median, run, table
+from timing import FIRST, Run, alternate, machine, median, run, table
 
 PROJECT = Path(__file__).parents[1]
 sys.path.insert(0, str(PROJECT))
@@ -93,7 +94,12 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=512, help="size of a file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--way", choices=("up", "down"), help="of remote: only these")
+    parser.add_argument("--first", action="store_true", help="before other sessions' processes (root, autogroup)")
     args = parser.parse_args()
+    if args.first:
+        ENV[FIRST] = "-19"
+        Path("/proc/self/autogroup").write_text(ENV[FIRST])  # the servers are in our session
     with tempfile.TemporaryDirectory(prefix="bench_store_", dir=os.environ.get("BENCH_DIR")) as folder:
         print(machine())
         print({"restore": restore, "hash": hashing, "remote": remote}[args.what](Path(folder), args))
@@ -151,27 +157,75 @@ def remote(folder: Path, args: argparse.Namespace) -> str:
     texts = [f"one file of {args.mib} MiB, medians of {args.rounds}; ratios are of wall time within a round"]
     for name in args.servers:
         with tempfile.TemporaryDirectory(dir=folder) as data, SERVERS[name](Path(data)) as found:
-            texts.append(f"{name}\n{transfers(*found, path, args.rounds)}")
+            texts.append(f"{name}\n{transfers(*found, path, args)}")
     return "\n\n".join(texts)
 
 
-def transfers(url: str, up: list[str], down: list[str], path: Path, rounds: int) -> str:
-    """A table for one server; `up` and `down` are the other client's command lines."""
+def transfers(url: str, up: list[str], down: list[str], path: Path, args: argparse.Namespace) -> str:
+    """A table for one server, of one object; `up` and `down` are the other client's command lines."""
     got = path.with_name("down")
+    send = inside(REMOTE, "up", url, "cas/blob", path)
     contestants = {
-        "ours up": inside(REMOTE, "up", url, "cas/ours", path),
+        "ours up": send,
         "peer up": peer([word.format(path=path) for word in up]),
-        "ours down": inside(REMOTE, "down", url, "cas/ours", got),
-        "peer down": peer([word.format(path=got) for word in down]),
+        "ours down": afresh(got, inside(REMOTE, "down", url, "cas/blob", got)),
+        "peer down": afresh(got, peer([word.format(path=got) for word in down])),
     }
-    found = alternate(contestants, rounds)
+    if args.way == "down":
+        send()
+    served: dict[str, list[float]] = {}
+    turns = {
+        name: beside(once, served.setdefault(name, []))
+        for name, once in contestants.items()
+        if args.way in (None, name.split()[1])
+    }
+    found = alternate(turns, args.rounds)
     size = path.stat().st_size / MIB
     rows = []
     for name, runs in found.items():
         pairs = zip(found[f"peer {name.split()[1]}"], runs, strict=True)
-        ratio = statistics.median(other.wall / own.wall for other, own in pairs)
-        rows.append([name, size / median(runs).wall, median(runs).cpu, median(runs).peak_mb, ratio])
-    return table(rows, ("", "MiB/s", "CPU s", "peak MB", "to peer"))
+        ratios = [other.wall / own.wall for other, own in pairs]
+        every = " ".join(f"{size / one.wall:.0f}" for one in runs)
+        cpu = [median(runs).cpu, statistics.median(served[name][1:])]
+        rows.append([name, every, *cpu, median(runs).peak_mb, statistics.median(ratios)])
+    return table(rows, ("", "MiB/s of each round", "CPU s", "server's CPU s", "peak MB", "to peer"))
+
+
+def afresh(path: Path, once: Callable[[], Run]) -> Callable[[], Run]:
+    """Once, with nothing at `path`: to throw away an old file of 4 GiB takes time too."""
+
+    def run_afresh() -> Run:
+        path.unlink(missing_ok=True)
+        return once()
+
+    return run_afresh
+
+
+def beside(once: Callable[[], Run], served: list[float]) -> Callable[[], Run]:
+    """Once, and the CPU seconds of the servers meanwhile go to `served`."""
+
+    def run_beside() -> Run:
+        before = servers_cpu()
+        found = once()
+        served.append(servers_cpu() - before)
+        return found
+
+    return run_beside
+
+
+def servers_cpu() -> float:
+    """CPU seconds so far of the processes below us that run now. https://man7.org/linux/man-pages/man5/proc_pid_stat.5"""
+    parents, ticks = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            ticks[int(folder.name)] = int(fields[11]) + int(fields[12])
+    below, size = {os.getpid()}, 0
+    while len(below) > size:
+        size = len(below)
+        below |= {process for process, parent in parents.items() if parent in below}
+    return sum(ticks[process] for process in below - {os.getpid()}) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -185,7 +239,7 @@ def s3(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         ENV.update({f"RCLONE_CONFIG_PEER_{name}": value for name, value in login.items()})
         ENV.update(RCLONE_CONFIG_PEER_ENDPOINT=there, RCLONE_CONFIG_PEER_PROVIDER="Other")
         ENV.update(RCLONE_S3_NO_CHECK_BUCKET="true")
-        yield "s3://engines", [*RCLONE, "{path}", "peer:engines/cas/peer"], [*RCLONE, "peer:engines/cas/peer", "{path}"]
+        yield "s3://engines", [*RCLONE, "{path}", "peer:engines/cas/blob"], [*RCLONE, "peer:engines/cas/blob", "{path}"]
 
 
 @contextlib.contextmanager
@@ -199,7 +253,7 @@ def webdav(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     ENV.update(RCLONE_CONFIG_PEER_TYPE="webdav", RCLONE_CONFIG_PEER_URL=there, RCLONE_CONFIG_PEER_VENDOR="other")
     time.sleep(1)
     try:
-        yield there, [*RCLONE, "{path}", "peer:cas/peer"], [*RCLONE, "peer:cas/peer", "{path}"]
+        yield there, [*RCLONE, "{path}", "peer:cas/blob"], [*RCLONE, "peer:cas/blob", "{path}"]
     finally:
         serving.terminate()
         serving.wait()
@@ -210,7 +264,7 @@ def nginx(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Nginx with DAV, and curl."""
     with servers.nginx(root) as port:
         there = f"http://127.0.0.1:{port}"
-        yield there, [*CURL, "-T", "{path}", f"{there}/cas/peer"], [*CURL, f"{there}/cas/peer", "-o", "{path}"]
+        yield there, [*CURL, "-T", "{path}", f"{there}/cas/blob"], [*CURL, f"{there}/cas/blob", "-o", "{path}"]
 
 
 RCLONE = ("rclone", "copyto", "--ignore-times", "--s3-no-check-bucket")
