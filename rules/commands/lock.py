@@ -92,19 +92,26 @@ def _wanted(parsed: Spec, names: list[str]) -> dict[str, Source]:
 
 
 def _ask(wanted: Mapping[str, Source], before: Mapping[str, Locked]) -> tuple[dict[str, Locked], list[Problem]]:
-    """What the hubs say, and who refused. All are asked for a listing, which needs our login, before any is read."""
+    """What the hubs say, and who refused. All are asked for a listing, which needs our login, before any is read;
+    one that is silent is asked once.
+    """
     hubs: dict[str, Hub] = {}
     listings: dict[str, Listing] = {}
     found: dict[str, Locked] = {}
     refused: list[Problem] = []
+    silent: set[str] = set()
     with progress.action("lock"):
         for name, where in wanted.items():
-            progress.line("lock", name)
+            _teller(name)("asking")
+            if where.scheme in silent:
+                refused.append(Problem(what=f"{name} was not asked for: its hub does not answer"))
+                continue
             try:
-                hub = hubs.setdefault(where.scheme, connect(where.scheme))
+                hub = hubs.setdefault(where.scheme, connect(where.scheme, lambda line: progress.line("lock", line)))
                 listings[name] = hub.list(where.where, where.revision)
             except BuildError as error:
                 refused += error.problems
+                silent |= {where.scheme} if isinstance(error, HubError) and error.silent else set()
         for name, listing in listings.items():
             where = wanted[name]
             try:

@@ -7,12 +7,12 @@ s3          bucket.py         a folder of a bucket: AWS_*
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
 
-from rules.errors import BuildError
+from rules.errors import BuildError, Problem
 
 __all__ = [
     "Heard",
@@ -27,7 +27,14 @@ Heard = Callable[[str], None]
 
 
 class HubError(BuildError):
-    """A hub has not what is asked for, or does not give it to us. Its text holds no credentials and no signed URL."""
+    """A hub has not what is asked for, or does not give it to us. Its text holds no credentials and no signed URL.
+
+    `silent`: nobody answered, and would not for another question.
+    """
+
+    def __init__(self, problems: Problem | Iterable[Problem], *, silent: bool = False) -> None:
+        super().__init__(problems)
+        self.silent = silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,10 @@ class Hub(Protocol):
         """SHA-256 of a file of which the hub does not tell it: it is read, and what it tells is compared."""
 
 
-def connect(scheme: str) -> Hub:
-    """The hub behind a source's scheme; talks to nobody yet. Its module is imported here: it costs up to a second."""
+def connect(scheme: str, heard: Heard) -> Hub:
+    """The hub behind a source's scheme; talks to nobody yet. `heard` is told why it is asked again.
+
+    Its module is imported here: it costs up to a second.
+    """
     name = {"hf": "huggingface", "modelscope": "modelscope", "s3": "bucket"}[scheme]
-    return cast("Hub", import_module(f"rules.hubs.{name}").open_hub())
+    return cast("Hub", import_module(f"rules.hubs.{name}").open_hub(heard))

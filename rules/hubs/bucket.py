@@ -18,7 +18,7 @@ from rules.remotes.objects import bucket, why
 __all__ = ["Bucket", "open_hub"]
 
 
-def open_hub() -> Hub:
+def open_hub(heard: Heard) -> Hub:  # noqa: ARG001 - buckets have a patience of their own
     """Any bucket: who we are comes from the environment and the usual profiles."""
     return Bucket()
 

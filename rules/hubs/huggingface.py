@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from rules.errors import Problem
 from rules.hubs import Heard, Hub, HubError, Listed, Listing
@@ -23,18 +23,20 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _T = TypeVar("_T")
 
 
-def open_hub() -> Hub:
+def open_hub(heard: Heard) -> Hub:
     """The hub at HF_ENDPOINT."""
-    return HuggingFace()
+    return HuggingFace(heard=heard)
 
 
 class HuggingFace:
-    """`patience_s` is how long a busy or absent hub is asked again."""
+    """`patience_s` is how long a busy or absent hub is asked again, and `heard` is told so."""
 
-    def __init__(self, endpoint: str = constants.ENDPOINT, patience_s: float = 60.0) -> None:
+    def __init__(
+        self, endpoint: str = constants.ENDPOINT, patience_s: float = 60.0, heard: Heard = lambda _line: None
+    ) -> None:
         self._endpoint = endpoint
         self._api = HfApi(endpoint=endpoint)
-        self._patience_s = patience_s
+        self._patience_s, self._heard = patience_s, heard
 
     def list(self, where: str, revision: str) -> Listing:
         """The files of ORG/NAME at a branch, tag or commit. A gated one is refused here when there is no token."""
@@ -70,12 +72,19 @@ class HuggingFace:
             retry=retry_if_exception(_may_pass),
             wait=wait_exponential_jitter(multiplier=0.2, max=10, jitter=0.2),
             stop=stop_after_delay(self._patience_s),
+            before_sleep=self._told,
             reraise=True,
         )
         try:
             return retrying(question)
         except (httpx.HTTPError, OSError, ValueError) as error:
-            raise HubError(_problem(where, revision, error)) from None
+            silent = isinstance(error, httpx.TransportError)
+            raise HubError(_problem(where, revision, error), silent=silent) from None
+
+    def _told(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        said = str(error.response.status_code) if isinstance(error, HfHubHTTPError) else scrub(str(error))
+        self._heard(f"{scrub(self._endpoint)} said {said!r}; asked again for up to {self._patience_s:.0f} s")
 
 
 def _listed(entry: RepoFile) -> Listed:

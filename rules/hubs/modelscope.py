@@ -29,7 +29,7 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _TOKEN = "MODELSCOPE_API_TOKEN"  # noqa: S105 - its name
 
 
-def open_hub() -> Hub:
+def open_hub(heard: Heard) -> Hub:  # noqa: ARG001 - urllib3 asks again by itself
     """The hub at MODELSCOPE_ENDPOINT."""
     return ModelScope(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn"))
 
@@ -78,7 +78,7 @@ class ModelScope:
         try:
             response = self._pool.request("GET", f"{self._endpoint}/api/v1/models/{where}/{what}", headers=who)
         except HTTPError as error:
-            raise HubError(self._problem(where, 0, str(getattr(error, "reason", None) or error))) from None
+            raise HubError(self._problem(where, 0, str(getattr(error, "reason", None) or error)), silent=True) from None
         if response.status != 200:
             raise HubError(self._problem(where, response.status, response.reason or ""))
         return response.data

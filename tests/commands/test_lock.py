@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from rules import locked
+from rules import locked, source
+from rules.commands import lock
 from rules.commands.lock import differences
+from rules.hubs.huggingface import HuggingFace
 from rules.locked import Held, Locked
+from rules.source import Source
 from tests.hub import TOKEN, Hub, Repository, checkpoint, running
 from tests.space import HEAD, Result, Space
 
@@ -156,3 +159,15 @@ def test_offline_says_that_nothing_can_be_locked(both: Space, hub: Hub) -> None:
 
 def test_a_source_that_is_new_has_no_differences() -> None:
     assert differences(None, Locked(commit="1", files=())) == []
+
+
+def test_a_hub_that_nobody_answers_at_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = HuggingFace("http://127.0.0.1:9", patience_s=0.0)
+    monkeypatch.setattr(lock, "connect", lambda _scheme, _heard: away)
+    sources = {text: source.parse(text) for text in ("hf:o/n", "hf:o/m")}
+    found, refused = lock._ask({name: it for name, it in sources.items() if isinstance(it, Source)}, {})
+    assert not found
+    assert [problem.what for problem in refused] == [
+        "hf:o/n could not be asked",
+        "hf:o/m was not asked for: its hub does not answer",
+    ]

@@ -50,7 +50,10 @@ def test_a_page_in_the_place_of_a_small_file_is_not_locked(hub: Hub) -> None:
 
 def test_a_busy_hub_is_asked_again(hub: Hub) -> None:
     hub.down += [503, 429]
-    assert HuggingFace(hub.url).list("o/n", "main").files
+    told: list[str] = []
+    assert HuggingFace(hub.url, heard=told.append).list("o/n", "main").files
+    assert told
+    assert told[0].endswith("'503'; asked again for up to 60 s")
     assert hub.down == []
 
 
