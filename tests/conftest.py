@@ -90,11 +90,19 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers of `pytest -n` take whole files: those with slow tests first, so that the last ones are short."""
+    """Workers of `pytest -n` take whole files: the longest first, so that the last ones are short."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        marked = [item for item in items for name in ("slow", "server") if item.get_closest_marker(name)]
-        slow = Counter(item.path for item in marked)
-        items.sort(key=lambda item: -slow[item.path])
+        cost: Counter[Path] = Counter()
+        for item in items:
+            cost[item.path] += _milliseconds(item)
+        items.sort(key=lambda item: -cost[item.path])
+
+
+def _milliseconds(item: pytest.Item) -> int:
+    """Roughly: of the real tools, of a real server, of a whole doit or two, of anything else."""
+    marks = {"slow": 6000, "server": 1000}
+    doit = 2000 * ("shared_site" in getattr(item, "fixturenames", ()))
+    return max([20, doit, *(cost for name, cost in marks.items() if item.get_closest_marker(name))])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

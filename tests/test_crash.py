@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rules import digest
 from rules.action import Entry, Receipt
 from rules.store import Store
 from tests.crash import torture, wrong_results
 
 
+@pytest.mark.slow
 def test_fifty_kills_at_random_moments_leave_no_half_result(tmp_path: Path) -> None:
     patient = torture(tmp_path, rounds=50, seed=7)
     assert patient.killed_while_running > 25
