@@ -115,6 +115,19 @@ def test_doit_gets_the_arguments_in_the_projects_root_and_its_exit_status_comes_
     assert ready.run("smoke:tiny", "-n", "2") == (3, f"hello {ready.root} smoke:tiny -n 2\n", "")
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_to_be_told_what_it_is_installs_nothing(project: Project, word: str) -> None:
+    status, out, err = project.run(word)
+    assert (status, err) == (0, "")
+    assert "makes the environment, .venv" in out
+    assert not (project.root / ".venv").exists()
+
+
+@pytest.mark.slow
+def test_once_it_is_there_doits_own_help_is_told(ready: Project) -> None:
+    assert ready.run("--help") == (1, f"hello {ready.root} help\n", "")
+
+
 @pytest.mark.slow
 def test_a_ready_environment_is_used_as_it_is(ready: Project) -> None:
     assert ready.run(PIP_FIND_LINKS="/nowhere") == (0, f"hello {ready.root}\n", "")
