@@ -56,6 +56,8 @@ class Workspace:
             return tuple(dict.fromkeys(action for of in by_name.values() for action in of))
         if name not in by_name:
             hint = nearest(name, tuple(by_name)[:1000])
+            if not hint.startswith("did you"):  # 10,000 names help nobody
+                hint = f"{nearest('', tuple(self.plan.spec.models))}; doit list has their groups"
             raise Misconfigured(Problem(what=f"there is no {target!r}", hint=hint))
         return by_name[name]
 
