@@ -28,6 +28,7 @@ __all__ = ["Cache", "Hit", "Mode"]
 Mode = Literal["off", "read", "write"]
 _STREAMS = 8  # transfers at once: enough to fill a link with the latency of an object store
 _MB = 1e6
+_UNASKED = "{}\n"  # the signatures of a remote result that was taken when nobody had to have signed it
 _Answer = TypeVar("_Answer")
 
 
@@ -60,7 +61,7 @@ class Cache:
     def find(self, key: str) -> Hit | None:
         """The result of `key`, or None for a miss."""
         receipt = self.store.get(key)
-        if receipt:
+        if receipt and not (self.trusted and self.store.note("signatures", key) == _UNASKED):
             return Hit(receipt=receipt, where="local")
         receipt = self._find_remote(key)
         if receipt is None:
@@ -84,9 +85,11 @@ class Cache:
         return self._ask(lambda remote: self._push(remote, key, receipt, heard), otherwise=False)
 
     def sign(self, key: str, receipt: Receipt) -> None:
-        """Signs a result that was made here, when there is a private key."""
+        """Signs a result that was made here, if there is a private key; else it is unsigned, whatever it was."""
         if self.seed:
             self.store.write_note("signatures", key, sign.sign(self.seed, key, receipt))
+        elif self.store.note("signatures", key):
+            self.store.write_note("signatures", key, "")
 
     def _find_remote(self, key: str) -> Receipt | None:
         return self._ask(lambda remote: self._read(remote, key), otherwise=None)
@@ -105,10 +108,11 @@ class Cache:
         if not sign.believed(text, key, receipt, self.trusted):
             self.tell(f"{remote.url}: the result {key[:16]} is not signed by a trusted key, and taken as a miss")
             return None
-        if text:
-            with contextlib.suppress(OSError):
-                self.store.write_note("signatures", key, text)
-        return receipt if self._complete(remote, self.store.missing(receipt)) else None
+        if not self._complete(remote, self.store.missing(receipt)):
+            return None
+        with contextlib.suppress(OSError):
+            self.store.write_note("signatures", key, text or _UNASKED)
+        return receipt
 
     def _complete(self, remote: Remote, entries: Iterable[Entry]) -> bool:
         return all(self._each(lambda entry: remote.size(_blob(entry)) == entry.size, entries))
@@ -149,7 +153,7 @@ class Cache:
         self._wrong.difference_update(entry.digest for entry in lacking)
         for kind, folder in (("records", "rec"), ("signatures", "sig")):
             text = self.store.note(kind, key)  # type: ignore[arg-type]
-            if text:
+            if text and text != _UNASKED:
                 remote.write(f"{folder}/{key}", text.encode())
         remote.write(f"ac/{key}", receipt.text().encode())
         return True

@@ -232,6 +232,22 @@ def test_a_result_that_nobody_trusted_signed_is_a_miss(machine: Machine, seed: s
     assert "not signed by a trusted key" in second.warned[0]
 
 
+def test_what_was_taken_before_anybody_had_to_sign_is_asked_for_its_signature(machine: Machine) -> None:
+    mallory, second = machine("first", seed=MALLORY), machine("second", "write")
+    mallory.make(*chain(mallory))
+    shared = {path: path.read_bytes() for path in team(mallory, "sig")}
+    assert second.make(*chain(second)) == ["remote", "remote"]
+    second.cache.push(second.made(chain(second)[0]).key, second.executor.artifacts.receipt("s:weights"), print)
+    assert {path: path.read_bytes() for path in team(mallory, "sig")} == shared  # as they were
+    second.cache.trusted = frozenset({public_key(ALICE)})
+    for name in ("s:weights", "t:engine"):
+        second.executor.artifacts.clean(name)
+    assert second.make(*chain(second)) == ["ran", "ran"]
+    for name in ("s:weights", "t:engine"):
+        second.executor.artifacts.clean(name)
+    assert second.make(*chain(second)) == ["local", "local"]  # made here, signed or not
+
+
 def test_who_writes_to_the_bucket_cannot_swap_a_signed_engine(machine: Machine) -> None:
     first, second = machine("first", seed=ALICE), machine("second", "read", trusted=frozenset({public_key(ALICE)}))
     weights, engine = chain(first)
