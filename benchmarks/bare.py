@@ -4,7 +4,7 @@
 
 The text of a response is two Unix times in nanoseconds: when the kernel had got the request, and when the response was
 given to the kernel. What lies between is the server's, the rest the client's. Nothing of a server is in between: one
-socket per connection, requests counted instead of read (Triton's gRPC stream and generate_stream, OpenAI's chat).
+socket per connection, requests counted instead of read (Triton's gRPC stream and generate_stream).
 Prints its port as JSON; ends with its standard input.
 """
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "rules" / "tools" /
 
 from grpc_stream import DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, WINDOW, frame
 from link import Tcp
-from stub import CHUNK, INPUTS, response, shaped
+from stub import CHUNK, INPUTS, response
 
 WALL = time.time_ns() - time.monotonic_ns()
 ACCEPTED = b"\x88\x0f\x10\x10application/grpc"  # HPACK: status 200, and content-type by its number
@@ -61,7 +61,7 @@ class Connection:
 
     def __init__(self, one: socket.socket, engine: Engine) -> None:
         self._engine, self._buffer = engine, b""
-        self._grpc, self._path, self._begun = False, "", False
+        self._grpc = self._begun = False
         self._link = Tcp(one, self._heard, lambda _: None)
 
     def say(self, text: str, *, last: bool) -> None:
@@ -73,13 +73,9 @@ class Connection:
         return b"".join(frame(DATA, 0, 1, b"\0" + len(one).to_bytes(4, "big") + one) for one in messages)
 
     def _events(self, text: str, *, last: bool) -> bytes:
-        events = [json.dumps(shaped(self._path, text)).encode()]
-        if last and self._path.startswith("/v1"):
-            usage = {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
-            events += [json.dumps({"choices": [], "usage": usage}).encode(), b"[DONE]"]
-        said = b"".join(CHUNK % (len(one) + 8, b"data: %s\n\n" % one) for one in events)
+        event = b"data: %s\n\n" % json.dumps({"text_output": text}).encode()
         head, self._begun = b"" if self._begun else EVENTS, not last
-        return head + said + (b"0\r\n\r\n" if last else b"")
+        return head + CHUNK % (len(event), event) + (b"0\r\n\r\n" if last else b"")
 
     def _heard(self, data: bytes, moment: int) -> None:
         self._buffer += data
@@ -103,8 +99,8 @@ class Connection:
         size = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
         if not found or len(body) < size:
             return
-        self._buffer, (method, self._path) = b"", lines[0].split(" ")[:2]
-        if method == "post":
+        self._buffer = b""
+        if lines[0].startswith("post"):
             self._engine.add(self, moment)
             return
         said = json.dumps({"name": "ensemble", "inputs": INPUTS})

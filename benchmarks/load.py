@@ -7,8 +7,8 @@
 client: what the client costs (CPU, flat out against stub.py, which has the real gRPC library) and adds to TTFT (at an
 engine's pace, against bare.py, which stamps a response with the moments of the request's arrival and of the sending).
 `--before` is another load tool's folder, measured in turns. peer: both ask the same server in turns for equal loads of
-prompts that nobody asked before: a built repository's, or bare.py over OpenAI's chat. The figures of all come from
-their exports by one definition (rules/tools/load/measures.py).
+prompts that nobody asked before: a built repository's, or stub.py at an engine's pace over OpenAI's chat. The figures
+of all come from their exports by one definition (rules/tools/load/measures.py).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def peer(folder: Path, args: argparse.Namespace) -> None:
     """Each of the others and we, in turns."""
     others = [peers.perf_analyzer(args.perf_analyzer, args.libraries)] if args.perf_analyzer else []
     others += [peers.aiperf(args.aiperf, "http" if args.repository else "chat")] if args.aiperf else []
-    server = served(folder, args.repository) if args.repository else stub("bare.py", f"--tokens={OSL}")
+    server = served(folder, args.repository) if args.repository else stub("stub.py", "--first=20", "--gap=10")
     with server as place:
         for other in others:
             for concurrency in args.concurrency:
