@@ -2,7 +2,7 @@
 
     python benchmarks/load.py client [--before DIR]
     python benchmarks/load.py peer --repository artifacts/build/NAME --perf-analyzer PATH --libraries DIR
-    python benchmarks/load.py peer [--repository artifacts/build/NAME] --aiperf PATH
+    python benchmarks/load.py peer [--repository artifacts/build/NAME] --aiperf PATH --tokenizer DIR
 
 client: what the client costs (CPU, flat out against stub.py, which has the real gRPC library) and adds to TTFT (at an
 engine's pace, against bare.py, which stamps a response with the moments of the request's arrival and of the sending).
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--perf-analyzer", type=Path)
     parser.add_argument("--libraries", default="", help="LD_LIBRARY_PATH of perf_analyzer")
     parser.add_argument("--aiperf", type=Path)
+    parser.add_argument("--tokenizer", type=Path, help="a folder, for AIPerf")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -121,7 +122,7 @@ def added(folder: Path) -> Iterator[tuple[float, float]]:
 def peer(folder: Path, args: argparse.Namespace) -> None:
     """Each of the others and we, in turns."""
     others = [peers.perf_analyzer(args.perf_analyzer, args.libraries)] if args.perf_analyzer else []
-    others += [peers.aiperf(args.aiperf, "http" if args.repository else "chat")] if args.aiperf else []
+    others += [peers.aiperf(args.aiperf, args.tokenizer, "http" if args.repository else "chat")] if args.aiperf else []
     server = served(folder, args.repository) if args.repository else stub("stub.py", "--first=20", "--gap=10")
     with server as place:
         for other in others:

@@ -76,8 +76,8 @@ def perf_analyzer(program: Path, libraries: str) -> Peer:
     return Peer("perf_analyzer", "grpc", run)
 
 
-def aiperf(program: Path, endpoint: str) -> Peer:
-    """AIPerf: OpenAI's chat by its own endpoint type, Triton's generate_stream (`http`) by a template."""
+def aiperf(program: Path, tokenizer: Path, endpoint: str) -> Peer:
+    """OpenAI's chat by its own endpoint type, Triton's generate_stream (`http`) by a template; tokens are counted."""
 
     def run(folder: Path, asked: Asked) -> Times:
         (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in asked.texts))
@@ -85,14 +85,14 @@ def aiperf(program: Path, endpoint: str) -> Peer:
         argv += [f"--input-file={folder / 'in.jsonl'}", "--custom-dataset-type=single_turn"]
         argv += ["--dataset-sampling-strategy=sequential", "--no-gpu-telemetry", "--no-server-metrics"]
         argv += [f"--concurrency={asked.concurrency}", f"--request-count={len(asked.texts)}"]
-        argv += ["--tokenizer=builtin", f"--artifact-dir={folder}", "--workers-max=1"]
+        argv += [f"--tokenizer={tokenizer}", f"--artifact-dir={folder}", "--workers-max=1"]
         if endpoint == "chat":
             argv += ["--endpoint-type=chat", "--extra-inputs", f"max_tokens:{asked.osl}"]
         else:
             argv += ["--endpoint-type=template", "--custom-endpoint=/v2/models/ensemble/generate_stream"]
             argv += ["--extra-inputs", f"payload_template:{TEMPLATE % (asked.osl, asked.osl)}"]
             argv += ["--extra-inputs", "response_field:text_output"]
-        execute(argv, folder, {"HF_HUB_OFFLINE": "1", "HOME": str(folder)})
+        execute(argv, folder, {"HOME": str(folder)})
         return list(records(folder / "profile_export.jsonl"))
 
     return Peer("AIPerf", endpoint, run)
