@@ -116,12 +116,16 @@ class Budget:
         )
 
     def more_ranks(self) -> str:
-        """The smallest tp of the platform on which a batch fits, as a hint; or what else there is."""
-        for tp in range(self.cut.parallelism.tp + 1, self.platform.gpus + 1):
+        """The smallest tp of the platform on which a batch fits, as a hint; or what else there is. First those that
+        fill the node, such as 8 of 8 GPUs before 5.
+        """
+        gpus = self.platform.gpus
+        wider_ones = range(self.cut.parallelism.tp + 1, gpus + 1)
+        for tp in sorted(wider_ones, key=lambda tp: (gpus % (tp * self.cut.parallelism.pp) != 0, tp)):
             parallelism = Parallelism(tp=tp, pp=self.cut.parallelism.pp)
             wider = replace(self, cut=replace(self.cut, parallelism=parallelism))
             enough = wider.tokens >= self.shape.batch * self.request
-            if self.dims.divides(tp) and parallelism.world_size <= self.platform.gpus and enough:
+            if self.dims.divides(tp) and parallelism.world_size <= gpus and enough:
                 return f"{parallelism} holds a batch"
         return "lower the batch or the lengths, or quantize"
 
