@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HEAD", "SPEC", "Result", "Space", "texts"]
+from rules import host
+
+__all__ = ["HEAD", "SPEC", "Result", "Space", "of_the_build", "texts"]
 
 DODO = 'from rules.tasks import DOIT_CONFIG, task_engines\n__all__ = ["DOIT_CONFIG", "task_engines"]\n'
 HEAD = '[toolchains.cpu]\nbackend = "openvino"\n'
@@ -93,6 +96,12 @@ class Space:
         """The run record of an action."""
         loaded: dict[str, object] = json.loads(self.read(f"artifacts/{action.replace(':', '/')}.record.json"))
         return loaded
+
+
+def of_the_build(err: str) -> str:
+    """Standard error but for warnings about the machine that runs the tests, such as one with little shared memory."""
+    here = "|".join(rule.id for rule in host.RULES)
+    return re.sub(rf"warning: .*\n(?:    .*\n)*?    rule: (?:{here})\n", "", err)
 
 
 def texts(root: Path) -> Iterator[tuple[str, str]]:
