@@ -65,7 +65,8 @@ def test_memory_is_told_as_a_sentence_with_its_sum() -> None:
 
 def test_more_ranks_that_fill_the_node_are_proposed_before_fewer_that_do_not() -> None:
     """On eight GPUs of 96 GiB tp5 would do, and leave three of them idle."""
-    text = toml(source='"hf:Qwen/Qwen1.5-14B-Chat"', shapes="[{ batch = 256, isl = 1024, osl = 1024 }]")
+    shapes, serving = "[{ batch = 256, isl = 1024, osl = 1024 }]", "{ kv_cache_free_gpu_mem_fraction = 0.95 }"
+    text = toml(source='"hf:Qwen/Qwen1.5-14B-Chat"', shapes=shapes, serving=serving)
     (told,) = said("memory-holds-a-batch", text.replace("memory_gib = 80", "memory_gib = 96"), Path())
     assert told.endswith("hint: tp8 holds a batch")
 
