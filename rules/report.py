@@ -18,7 +18,7 @@ from doit.reporter import ConsoleReporter
 
 from rules.runners import local
 
-__all__ = ["Progress", "Reporter", "progress", "selected", "wanted"]
+__all__ = ["Progress", "Reporter", "broke", "progress", "selected", "wanted"]
 
 _QUIET_SECONDS = 4.0
 # How an action ended, in the sum and in its own line; the sum names those of _ALWAYS even where there is none.
@@ -111,6 +111,8 @@ class Progress:
 
 progress = Progress(sys.stdout)
 _selected: set[str] = set()
+_FAILED = ("TaskFailed", "UnmetDependency")  # of doit's: a user's step that failed, and what needs it
+_broken: list[str] = []
 
 
 def wanted(name: str) -> bool:
@@ -121,6 +123,13 @@ def wanted(name: str) -> bool:
 def selected() -> frozenset[str]:
     """The actions that the user asked for, by themselves or by a group's name."""
     return frozenset(_selected)
+
+
+def broke() -> bool:
+    """Whether a task ended in something else than a failed step: doit's exit code does not tell it from one that was
+    not tried.
+    """
+    return bool(_broken)
 
 
 def _select(tasks: dict[str, Any], names: list[str]) -> None:
@@ -175,6 +184,8 @@ class Reporter(ConsoleReporter):
 
     def _write_failure(self, result: dict[str, Any], write_exception: bool = True) -> None:  # noqa: FBT001, FBT002
         fail, task = result["exception"], result["task"]
+        if type(fail).__name__ not in _FAILED:
+            _broken.append(task.name)
         if type(fail).__name__ == "UnmetDependency" and (_is_action(task) or not task.actions):
             if task.actions:  # a group has nothing to add to what its members said
                 self.write(f"{task.name}  not tried: an action that it needs failed\n")

@@ -65,6 +65,14 @@ def _starts(space: Space) -> int:
     return (space.site / "rules/tools/starts").read_text().count("start")
 
 
+def test_a_broken_gate_of_one_variant_stops_no_other(space: Space) -> None:
+    _model(space, "output_tokens_per_s = 1e12", '"int8_wo", "fp32"')
+    result = space.run("bench:m")
+    assert result.rc == 1
+    assert "2 failed" in result.out
+    assert all(_summaries(space, name)[0]["finished"] for name in (NAME, NAME.replace("int8_wo", "fp32")))
+
+
 def test_every_load_point_is_measured_by_one_server_and_each_run_is_kept(space: Space) -> None:
     out = space.build(f"bench:{NAME}")
     told = out[out.index(f"bench:{NAME}  measured in") :].splitlines()
@@ -127,7 +135,7 @@ def test_a_series_goes_on_where_it_stopped(space: Space) -> None:
     _model(space, precisions='"fp32", "int8_wo"')
     space.write("control/openvino_quantize.py", "raise SystemExit(1)")
     first = space.run("--continue", "bench:m")
-    assert first.rc != 0
+    assert first.rc == 1
     assert (len(_summaries(space)), len(_summaries(space, NAME.replace("int8_wo", "fp32")))) == (0, 1)
     (space.root / "control/openvino_quantize.py").unlink()
     space.build("bench:m")

@@ -106,7 +106,7 @@ def test_with_continue_the_rest_is_made_and_the_dependent_is_named(workspace: Sp
     fail_once = f"import os, sys\nif not os.path.exists({once!r}):\n    open({once!r}, 'w').close()\n    sys.exit(1)\n"
     workspace.write("control/openvino_convert.py", fail_once)
     result = workspace.run("run", "--continue", "build")
-    assert result.rc in (1, 2)
+    assert result.rc == 1
     assert "engine:m_int8_wo_isl256_osl64_bs8  not tried: an action that it needs failed" in result.out
     assert "build:n_int8_wo_isl256_osl64_bs8  made" in result.out
     assert "UnmetDependency" not in result.out

@@ -16,10 +16,11 @@ from rules import tasks
 from rules.action import MEASURED
 from rules.commands import HELP
 from rules.errors import BuildError
-from rules.report import Reporter
+from rules.report import Reporter, broke
 
 __all__ = ["Run"]
 
+_BROKEN = 2  # doit's exit code of our bugs, and of tasks that were not tried since another failed
 _NO_CHECK: dict[str, Any] = {
     "name": "no_check",
     "long": "no-check",
@@ -57,7 +58,9 @@ class Run(PlainRun):
         if args and all(word.partition(":")[0] in MEASURED for word in args):
             params["continue"] = True  # a broken gate of one variant says nothing of the next one
         try:
-            return int(super().execute(params, args) or 0)
+            code = int(super().execute(params, args) or 0)
+            ours = params["reporter"] is Reporter
+            return 1 if code == _BROKEN and ours and not broke() else code
         except InvalidCommand as error:
             if not error.not_found:
                 raise
