@@ -139,6 +139,23 @@ def test_a_choice_redraws_its_plot_and_a_variant_can_be_taken_out(browser: Brows
     assert browser.said == []
 
 
+def test_of_many_commits_the_newest_is_shown_and_the_others_when_it_is_opened(
+    browser: Browser, made: dict[str, Any], tmp_path: Path
+) -> None:
+    subjects = ("third; and last", "second", "first")
+    several = json.loads(json.dumps(made))
+    several["models"][0]["variants"][0]["history"][1]["commits"] = [["abc1234", "2026-11-21", it] for it in subjects]
+    path = tmp_path / "report.html"
+    path.write_text(page.html(several, {}, "many"), encoding="utf-8")
+    browser.open(path, 1280)
+    assert browser.ask("document.querySelector('[data-table=history] summary').textContent") == (
+        "abc1234 third; and last, and 2 before"
+    )
+    listed = "[...document.querySelectorAll('[data-table=history] details div')].map((it) => it.textContent)"
+    assert browser.ask(listed) == ["abc1234 second", "abc1234 first"]
+    assert browser.said == []
+
+
 def test_a_table_is_sorted_by_a_click_and_back_by_another(browser: Browser, file: Path) -> None:
     browser.open(file, 1280)
     table = "document.querySelector('[data-table=points]')"

@@ -70,7 +70,8 @@ function setUp(section) {
 }
 
 // A column is {name, value(row), kind, short}: what it is called, what stands there, is sorted and copied, `number`, `key`
-// or `prose`, and whether only its beginning is shown.
+// or `prose`, whether only its beginning is shown, and, where it is a list, `folded(row)`.
+const subjects = (row) => row.commits.map((commit) => `${commit[0]} ${commit[2]}`);
 const TABLES = {
   points(model) {
     const { style } = model, rows = model.variants.flatMap((variant) => variant.points);
@@ -108,8 +109,7 @@ const TABLES = {
       { name: "tokens/s", kind: "number", value: (row) => row.figures.output_tokens_per_s },
       { name: "at", value: (row) => row.load.replaceAll("_", " ") + (row.finished ? "" : " (unfinished)") },
       { name: "commit", kind: "key", value: (row) => row.revision.slice(0, 12) + (row.revision.endsWith("+") ? "+" : "") },
-      { name: "commits since the run before", kind: "prose",
-        value: (row) => row.commits.map((commit) => `${commit[0]} ${commit[2]}`).join("; ") },
+      { name: "commits since the run before", kind: "prose", value: (row) => subjects(row).join("; "), folded: subjects },
       { name: "engine", kind: "key", value: (row) => row.engine, short: true },
     ] };
   },
@@ -166,10 +166,19 @@ function line(row, columns) {
       dot.style.background = column.dot(row);
     }
     const text = column.kind === "number" ? number(value) : String(value ?? "");
-    cell.append(column.short && text.length > 12 ? `${text.slice(0, 12)}…` : text);
+    const listed = column.folded ? column.folded(row) : [];
+    cell.append(listed.length > 2 ? fold(listed) : column.short && text.length > 12 ? `${text.slice(0, 12)}…` : text);
     if (column.short) cell.title = text;
   }
   return made;
+}
+
+// The newest of several, and the others when it is opened.
+function fold([newest, ...others]) {
+  const all = document.createElement("details"), first = document.createElement("summary");
+  first.textContent = `${newest}, and ${others.length} before`;
+  all.append(first, ...others.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
+  return all;
 }
 
 function sorted(rows, column, ascending) {
