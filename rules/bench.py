@@ -271,6 +271,7 @@ def _run(space: Workspace, asked: dict[str, Any], served: Variant | None, heard:
     artifacts = space.executor.artifacts.root
     name = asked["identity"]["variant"]
     gpus = space.plan.actions[f"smoke:{served.name}"].gpus if served else 0
+    serving.require_here([(name, gpus)])
     with (
         alone(artifacts / "locks" / "bench", f"bench:{name}", heard),
         space.executor.gpus().lease(gpus, heard) as lease,

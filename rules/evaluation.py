@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rules import action as actions
-from rules import digest, envelope, gates, steps, tree
+from rules import digest, envelope, gates, serving, steps, tree
 from rules.action import Action
 from rules.artifacts import Unknown
 from rules.errors import Problem, StepFailed
@@ -36,6 +36,8 @@ def evaluate(space: Workspace, variant: Variant, heard: Heard, url: str = "") ->
     """
     asked = variant.entry.eval
     assert asked, "BUG: a variant without questions"
+    if not url:
+        serving.require_here([(variant.name, space.plan.actions[f"smoke:{variant.name}"].gpus)])
     other = reference_of(space, variant)
     reference = _reference(space, other, heard) if other else None
     summary = envelope.of(space, variant, "eval", {**asked.model_dump(), "reference_run": reference and reference.name})

@@ -26,7 +26,8 @@ _MULTI, _SPAWN, _NO_MPI = "multi-model", "disable-spawn-processes", "no-mpi"
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One server. `world_size` is the engine's, `gpus` how many the server sees, `ports` HTTP, gRPC and metrics.
+    """One server. `world_size` is the engine's, `gpus` how many the server sees, `ports` HTTP, gRPC and metrics, or
+    words that stand for them.
 
     With a `log`, Triton writes verbosely into that file; without, what it says is on its standard error. `across` are
     mpirun's own words for the machines, when the ranks are on several.
@@ -34,7 +35,7 @@ class Launch:
 
     world_size: int
     repository: str
-    ports: tuple[int, int, int] = PORTS
+    ports: tuple[int | str, int | str, int | str] = PORTS
     mode: Mode = "leader"
     gpus: int = 0
     log: str = ""

@@ -108,7 +108,7 @@ class _Entry:
         rendering = family.serving(variant, point, options)
         smoke = steps.smoke(variant.name, variant.model)
         if rendering.server:
-            smoke = steps.launched(smoke, rendering.server)
+            smoke = steps.launched(smoke, rendering.server, self._parsed.serve.load_timeout_s)
         yield "source", self._source
         yield "checkpoint", checkpoint
         yield "engine", (engine,)

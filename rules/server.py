@@ -1,4 +1,4 @@
-"""One Triton server of TensorRT-LLM engines as rules/tools/launch.py takes it: its command, files, ports and GPUs.
+"""One Triton server of TensorRT-LLM engines as rules/tools/launch takes it: its command, files, ports and GPUs.
 
 In a container it listens on Triton's own ports, which are published, and sees the repository where its configs say that
 it is. Here its ports are those that were asked for, and it gets a repository of links whose configs name other places.
@@ -60,7 +60,7 @@ class Engine:
 @dataclass(frozen=True, kw_only=True)
 class Server:
     """`engines` on GPUs, a list for each; several only in orchestrator mode. Its files are `folder` and FOLDER.log;
-    `instance` counts the servers of one variant from 0.
+    `instance` counts the servers of one variant from 0. A port of 0 is one that is free when it is started.
     """
 
     engines: Sequence[Engine]
@@ -73,7 +73,7 @@ class Server:
     instance: int = 0
 
     def text(self) -> dict[str, Any]:
-        """The object that launch.py takes."""
+        """The object that the launcher takes."""
         first = self.engines[0]
         return {
             "name": self.name,
@@ -108,12 +108,18 @@ class Server:
         return Launch(
             world_size=self.engines[0].built.world_size,
             repository=ROOT if contained else str(self._target),
-            ports=launcher.PORTS if contained else self.ports,
+            ports=launcher.PORTS if contained else self._listening,
             mode=self.mode,
             gpus=len(self.devices),
             log=f"{folder}/triton.log" if self.verbose else "",
             prefix="prefix" if contained else f"doit_trtllm_{{pid}}_{number}_rank",
         )
+
+    @property
+    def _listening(self) -> tuple[int | str, int | str, int | str]:
+        """Its ports, with a word where the launcher finds a free one."""
+        http, grpc, metrics = self.ports
+        return http or "{http}", grpc or "{grpc}", metrics or "{metrics}"
 
     @property
     def _env(self) -> dict[str, str]:
@@ -149,7 +155,7 @@ class Server:
             reads=[(ROOT, str((self._target if self._laid_out else self.engines[0].repository).absolute()))],
             writes=[(docker.SCRATCH, str(self.folder.absolute()))],
             devices=self.devices,
-            ports=list(zip(self.ports, launcher.PORTS, strict=True)),
+            ports=list(zip(self._listening, launcher.PORTS, strict=True)),
             address=self.host,
         )
         return {"argv": docker.line(call), "env": {}, "container": [call.program, name]}

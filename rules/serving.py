@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,17 @@ from rules.server import Engine, Server, container
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["Wish", "command", "launch_argv", "on_gpus", "servers", "surroundings", "tool_argv", "unwise"]
+__all__ = [
+    "Wish",
+    "command",
+    "launch_argv",
+    "on_gpus",
+    "require_here",
+    "servers",
+    "surroundings",
+    "tool_argv",
+    "unwise",
+]
 
 _TOOLS = Path(__file__).parent / "tools"
 _FRACTION = 0.9  # upstream's own for kv_cache_free_gpu_mem_fraction
@@ -89,9 +98,24 @@ def command(space: Workspace, variant: Variant, devices: tuple[str, ...], base: 
     """
     wish = Wish(ports=(0, 0, 0), gpus=(devices,), held=True)
     if on_gpus(space, variant):
-        return launch_argv(servers(space, [variant], wish, base), base)
+        return launch_argv(servers(space, [variant], wish, base), base, space.plan.spec.serve.load_timeout_s)
     folder = space.executor.artifacts.folder(f"build:{variant.name}").absolute()
     return tool_argv({variant.name: folder}, dict.fromkeys(("http", "grpc", "metrics"), 0), wish.host, base)
+
+
+def require_here(demands: Sequence[tuple[str, int]]) -> None:
+    """(name, ranks) of servers that this machine has GPUs for. Raises Misconfigured for those of several machines."""
+    there = len(gpu.machine().devices)
+    problems = [
+        Problem(
+            what=f"{name}: {ranks} ranks are more than the {there} GPUs of this machine",
+            hint=f"doit k8s:{name} writes what serves it on several nodes; then doit bench {name} --url http://HOST:PORT",
+        )
+        for name, ranks in demands
+        if ranks > there > 0
+    ]
+    if problems:
+        raise Misconfigured(problems)
 
 
 def surroundings(space: Workspace, variant: Variant) -> dict[str, str | None]:
@@ -102,11 +126,19 @@ def surroundings(space: Workspace, variant: Variant) -> dict[str, str | None]:
     return workbench.passed(action.passes if action.runner == "local" else docker.THEIRS)
 
 
-def launch_argv(made: Sequence[Server], base: Path) -> list[str]:
-    """The command line of rules/tools/launch.py. Servers that share a GPU start one after the other."""
+def launch_argv(made: Sequence[Server], base: Path, load_seconds: float) -> list[str]:
+    """The command line of rules/tools/launch. Servers that share a GPU start one after the other."""
     wait = ["--one-by-one"] if placement.shared([place for server in made for place in server.places]) else []
     named = [f"--server={json.dumps(server.text())}" for server in made]
-    return [sys.executable, "-I", str(_TOOLS / "launch.py"), *named, *wait, f"--state={base}.json"]
+    return [
+        sys.executable,
+        "-I",
+        str(_TOOLS / "launch" / "launch.py"),
+        *named,
+        *wait,
+        f"--load-seconds={load_seconds:g}",
+        f"--state={base}.json",
+    ]
 
 
 def tool_argv(chosen: Mapping[str, Path], ports: Mapping[str, int], host: str, base: Path) -> list[str]:
@@ -190,6 +222,7 @@ def _places(engines: Sequence[Engine], wish: Wish, wanted: Sequence[tuple[str, .
     if not wish.real:
         count = (str(number) for number in itertools.count() if str(number) not in named)
         return [one or tuple(next(count) for _ in of.built.ranks) for of, one in zip(engines, wanted, strict=True)]
+    require_here([(demand.name, len(demand.ranks)) for demand in demands])
     machine = gpu.machine()
     usable = {*machine.idle(), *named}
     places = placement.place(demands, [card for card in gpu.cards() if card.device in usable], wanted)
@@ -211,12 +244,5 @@ def _demand(engine: Engine) -> placement.Demand:
 
 def _ports(wish: Wish, index: int) -> tuple[int, int, int]:
     """Each server has the three ports after those of the one before; asked for 0, any that are free."""
-    http, grpc, metrics = (port + 3 * index if port else _free(wish.host) for port in wish.ports)
+    http, grpc, metrics = (port + 3 * index if port else 0 for port in wish.ports)
     return http, grpc, metrics
-
-
-def _free(host: str) -> int:
-    family = socket.getaddrinfo(host, None)[0][0]
-    with socket.socket(family, socket.SOCK_STREAM) as bound:
-        bound.bind((host, 0))
-        return int(bound.getsockname()[1])

@@ -24,6 +24,7 @@ from rules.loads import Bench, Slo
 from rules.locked import Locked
 
 __all__ = [
+    "LOAD_SECONDS",
     "Cache",
     "Calibration",
     "Eval",
@@ -39,6 +40,7 @@ __all__ = [
     "strict_problems",
 ]
 
+LOAD_SECONDS = 3600.0  # 100 GB of engine from a file system of 30 MB/s
 _NAME = re.compile(r"[a-z][a-z0-9_]*[a-z0-9]|[a-z]")
 _PARALLELISM = re.compile(r"(?:tp(?P<tp>[1-9][0-9]*))?(?:pp(?P<pp>[1-9][0-9]*))?")
 
@@ -131,11 +133,13 @@ class Cache(_Strict):
 
 class Serve(_Strict):
     """`default`: what `doit serve` starts when no name is given. `gpus`: for a variant or a group, the GPUs of each of
-    its servers, as in ["0,1", "2,3"] for two; others take what is idle.
+    its servers, as in ["0,1", "2,3"] for two; others take what is idle. On GPUs a server that is not ready after
+    `load_timeout_s` is given up, wherever it is started.
     """
 
     default: tuple[str, ...] = Field(default=(), strict=False)
     gpus: dict[str, Annotated[list[Annotated[str, Field(pattern=r"^[\w-]+(,[\w-]+)*$")]], Field(min_length=1)]] = {}
+    load_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] = LOAD_SECONDS
 
 
 class Calibration(_Strict):

@@ -17,7 +17,7 @@ from rules.errors import Misconfigured, Problem
 from rules.locked import Locked
 from rules.pins import pins
 from rules.source import ELSEWHERE, Source
-from rules.spec import Eval
+from rules.spec import LOAD_SECONDS, Eval
 from rules.taken import Choice, taken
 from rules.variant import Variant
 
@@ -124,7 +124,7 @@ def _download(model: str, where: Source, wanted: Choice, held: Locked | None) ->
 
 def repository(name: str, model: str, engine: str, rendering: Rendering) -> Action:
     """Renders the Triton model repository of variant `name`: the shared templates, then overlays over them."""
-    folders = tuple((f"templates_{folder}", templates(folder)) for folder in ("triton", *rendering.overlays))
+    folders = tuple((f"templates_{overlay}", templates(overlay)) for overlay in ("triton", *rendering.overlays))
     return action(
         f"build:{name}",
         "render",
@@ -175,10 +175,18 @@ def smoke(name: str, model: str) -> Action:
     )
 
 
-def launched(made: Action, command: Sequence[str]) -> Action:
-    """`made`, with a server that `command` starts in the place of serve.py's; its repository and ports are replaced."""
+def launched(made: Action, command: Sequence[str], load_seconds: float = LOAD_SECONDS) -> Action:
+    """`made`, with a server that `command` starts in the place of serve.py's; its repository and ports are replaced.
+
+    It is given up when it is not ready after `load_seconds`, which are keyed only where they are not the default.
+    """
     inputs = tuple((name, tool("serve_engine") if name == "server" else of) for name, of in made.inputs)
-    env = (("ENGINES_LAUNCHER", "{launcher}"), ("ENGINES_SERVER", json.dumps(list(command))))
+    env: tuple[tuple[str, str], ...] = (
+        ("ENGINES_LAUNCHER", "{launcher}/launch.py"),
+        ("ENGINES_SERVER", json.dumps(list(command))),
+    )
+    if load_seconds != LOAD_SECONDS:
+        env = (*env, ("ENGINES_LOAD_SECONDS", f"{load_seconds:g}"))
     return replace(made, inputs=(*inputs, ("launcher", tool("launch"))), env=(*made.env, *env))
 
 
@@ -248,8 +256,9 @@ def action(
 
 @cache
 def tool(name: str) -> Files:
-    """rules/tools/<name>.py, which imports nothing of ours and so is its own complete digest."""
-    return file(HERE / "tools" / f"{name}.py")
+    """rules/tools/<name>.py or the folder <name>, which imports nothing of ours and so is its own complete digest."""
+    place = HERE / "tools" / name
+    return folder(place) if place.is_dir() else file(place.with_suffix(".py"))
 
 
 @cache
@@ -259,10 +268,14 @@ def release(name: str) -> Files:
 
 
 @cache
-def templates(folder: str) -> Files:
-    """Every file of templates/<folder>; in a wheel the templates lie inside this package."""
+def templates(name: str) -> Files:
+    """Every file of templates/<name>; in a wheel the templates lie inside this package."""
     inside = HERE / "templates"
-    root = (inside if inside.is_dir() else HERE.parent / "templates") / folder
+    return folder((inside if inside.is_dir() else HERE.parent / "templates") / name)
+
+
+def folder(root: Path) -> Files:
+    """Every file below `root`, but what Python keeps there."""
     paths = sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     members = tuple((path.relative_to(root).as_posix(), digest.of_file(path)) for path in paths)
     return Files(root=str(root), members=members)

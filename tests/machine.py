@@ -69,7 +69,7 @@ for model in ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "te
     (out / model / "config.pbtxt").write_text('parameters { key: "a" value { string_value: "/repository/x" } }')
 shutil.copytree(given["engine"], out / "tensorrt_llm/1/engine")
 """
-REAL = ("ask", "probe", "serve_engine", "launch")
+REAL = ("ask", "probe", "serve_engine")  # a tool that is a folder is the real one always
 
 
 class Machine:

@@ -89,7 +89,7 @@ def test_two_variants_are_two_servers_in_containers_that_answer_until_they_are_s
     assert Gpus(("0", "1", "2", "3"), Path(tempfile.gettempdir()) / "doit-engines-gpus").idle() == ()
     out = host.folder / "out"
     with out.open("wb") as output:
-        running = subprocess.Popen(launch_argv(made, space.root / "server" / "1"), stdout=output, stderr=output)
+        running = subprocess.Popen(launch_argv(made, space.root / "server" / "1", 60), stdout=output, stderr=output)
     state = space.root / "server" / "1.json"
     assert until(lambda: state.exists() or running.poll() is not None)
     assert state.exists(), out.read_text()
@@ -112,7 +112,7 @@ def test_an_orchestrator_serves_all_variants_under_names_of_their_own(
     made = servers(space, list(space.plan.variants.values()), wish, space.root / "server" / "1")
     out = host.folder / "out"
     with out.open("wb") as output:
-        running = subprocess.Popen(launch_argv(made, space.root / "server" / "1"), stdout=output, stderr=output)
+        running = subprocess.Popen(launch_argv(made, space.root / "server" / "1", 60), stdout=output, stderr=output)
     request.addfinalizer(running.kill)  # its janitor ends the rest
     state = space.root / "server" / "1.json"
     told = f"/v2/models/ensemble__{names[0]}/generate"
@@ -153,6 +153,14 @@ def test_a_machine_without_gpus_is_refused_in_words(host: Host) -> None:
     assert told(host.space())[0].startswith("4 GPUs are needed, 0 are free")
 
 
+def test_an_engine_of_more_ranks_than_there_are_gpus_is_for_a_cluster(host: Host) -> None:
+    (first, second) = told(host.space(tp=8))
+    name = "m_tp8_fp16_isl2048_osl1024_bs8"
+    assert first.startswith(f"{name}: 8 ranks are more than the 4 GPUs of this machine")
+    assert f"doit k8s:{name} writes" in first
+    assert "bs4" in second
+
+
 def test_an_engine_that_lost_a_rank_is_not_served(host: Host) -> None:
     space = host.space()
     next(space.root.rglob("rank1.engine")).unlink()
@@ -177,7 +185,7 @@ def test_several_instances_of_a_variant_have_gpus_and_ports_of_their_own(host: H
     assert [server.devices for server in made] == [["0"], ["1"], ["2"], ["3"]]
     assert [server.ports for server in made][:2] == [(8000, 8001, 8002), (8003, 8004, 8005)]
     assert made[1].name == f"{variant.name}#1"
-    assert "--one-by-one" not in launch_argv(made, space.root / "1")
+    assert "--one-by-one" not in launch_argv(made, space.root / "1", 60)
 
 
 def test_gpus_may_be_said_in_models_toml_for_a_variant_or_a_group(host: Host) -> None:

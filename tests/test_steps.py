@@ -164,9 +164,21 @@ def test_other_questions_are_another_action(tmp_path: Path) -> None:
 def test_a_server_of_another_command_is_launched_in_the_place_of_ours() -> None:
     made = steps.launched(SMOKE, ["mpirun", "-n", "1"])
     assert dict(made.inputs)["server"] == steps.tool("serve_engine")
-    assert dict(made.env) == {"ENGINES_LAUNCHER": "{launcher}", "ENGINES_SERVER": '["mpirun", "-n", "1"]'}
+    assert dict(made.env) == {"ENGINES_LAUNCHER": "{launcher}/launch.py", "ENGINES_SERVER": '["mpirun", "-n", "1"]'}
     assert dict(made.inputs)["launcher"] == steps.tool("launch")
     assert made.argv == SMOKE.argv
+
+
+def test_how_long_an_engine_may_load_is_keyed_only_where_somebody_said_it() -> None:
+    said = steps.launched(SMOKE, ["mpirun"], 60.0)
+    assert dict(said.env)["ENGINES_LOAD_SECONDS"] == "60"
+    assert set(steps.launched(SMOKE, ["mpirun"]).env) == set(said.env) - {("ENGINES_LOAD_SECONDS", "60")}
+
+
+def test_a_tool_that_is_a_folder_is_keyed_whole() -> None:
+    paths = [path for path, _ in steps.tool("launch").members]
+    assert {"launch.py", "logs.py", "ports.py"} <= set(paths)
+    assert not [path for path in paths if "pycache" in path]
 
 
 def test_questions_are_asked_behind_the_server_that_the_smoke_test_starts() -> None:

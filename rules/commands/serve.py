@@ -1,7 +1,7 @@
 """`doit serve [NAME...]`: the built repositories behind real Triton servers.
 
 Variants of the embedded lane share one server (rules/tools/serve.py); those of the TensorRT-LLM lane have one each, or
-an orchestrator, on GPUs of their own (rules/tools/launch.py). In the foreground doit becomes that program, so that
+an orchestrator, on GPUs of their own (rules/tools/launch). In the foreground doit becomes that program, so that
 Ctrl-C, SIGTERM and the exit code are that program's. With --detach it runs in a session of its own;
 `artifacts/server/<id>.json` says what runs, for `doit stop`.
 """
@@ -123,7 +123,7 @@ def _on_gpus(variants: list[Variant], wish: Wish, base: Path) -> list[str]:
         return []
     for problem in unwise(made):
         print(f"warning: {problem}", file=sys.stderr)
-    return launch_argv(made, base)
+    return launch_argv(made, base, here().plan.spec.serve.load_timeout_s)
 
 
 def shown(server: Server) -> str:

@@ -61,7 +61,7 @@ class Call:
     reads: Sequence[tuple[str, str]] = ()
     writes: Sequence[tuple[str, str]] = ()
     devices: Sequence[str] = ()
-    ports: Sequence[tuple[int, int]] = ()
+    ports: Sequence[tuple[int | str, int]] = ()
     address: str = ""
     user: str
     owner: str = ""

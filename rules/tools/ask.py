@@ -158,9 +158,13 @@ def ask(served: Served, asked: list[Json], concurrency: int, out: Path) -> int:
 
 
 @contextmanager
-def server(tool: Path, repository: Path, log: Path) -> Iterator[str]:
-    """HOST:PORT of a server on free ports, to be stopped by the kernel when this process dies; shows its progress."""
+def server(tool: Path, repository: Path, out: Path) -> Iterator[str]:
+    """HOST:PORT of a server on free ports, to be stopped by the kernel when this process dies; shows its progress.
+
+    Its log goes to `out` in the end; of one that did not start it stays where the runner looks for logs.
+    """
     folder = Path(tempfile.mkdtemp(prefix="doit_eval_"))
+    log = folder / "server.log"
     argv = [sys.executable, "-I", str(tool), f"--repository=eval={repository}", f"--log={log}"]
     argv += [f"--state={folder / 'state.json'}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
     die_too = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -177,7 +181,8 @@ def server(tool: Path, repository: Path, log: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-        shutil.rmtree(folder)
+    shutil.move(log, out)
+    shutil.rmtree(folder)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -202,7 +207,7 @@ def closing_server(args: argparse.Namespace) -> Iterator[str]:
             raise Refused(f"{args.url} does not answer\n    reason  {error}\n    hint: HOST:PORT of HTTP") from None
         yield args.url
     else:
-        with server(args.server, args.repository, args.out / "server.log") as url:
+        with server(args.server, args.repository, args.out) as url:
             yield url
 
 

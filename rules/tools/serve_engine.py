@@ -1,10 +1,11 @@
-"""Serve one model repository of a TensorRT-LLM engine as serve.py does one of the embedded lane, on free ports.
+"""Serve one model repository of a TensorRT-LLM engine as serve.py does one of the embedded lane.
 
     serve_engine.py --repository NAME=DIR --log FILE --state FILE [--host H] [--http-port N ...]
 
 ENGINES_SERVER is the command that starts the server, as JSON; repository and ports in it are replaced. ENGINES_LAUNCHER
-is launch.py, which this becomes: it waits until all is ready and leaves nothing behind. Both come with the action that
-runs this, inside the toolchain, so only the standard library is used.
+is launch.py, which this becomes: it finds ports where 0 is asked for, waits until all is ready, as long as
+ENGINES_LOAD_SECONDS if that is there, and leaves nothing behind. They come with the action that runs this, inside the
+toolchain, so only the standard library is used.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import json
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,6 @@ PORT = re.compile(r"--(http|grpc|metrics)-port=\d+")
 
 class Refused(Exception):
     """Something the user can mend: one message."""
-
-
-def ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
-    """The port per purpose, with 0 replaced by a free one; all are held at once, so that they differ."""
-    held = []
-    try:
-        family = socket.getaddrinfo(host, None)[0][0]
-        for name, port in wanted.items():
-            held.append((name, socket.socket(family, socket.SOCK_STREAM)))
-            held[-1][1].bind((host, port))
-        return {name: int(bound.getsockname()[1]) for name, bound in held}
-    except (OSError, OverflowError) as reason:
-        raise Refused(f"error: a port cannot be used\n    reason  {reason}") from None
-    finally:
-        for _, bound in held:
-            bound.close()
 
 
 def world_size(engine: Path) -> int:
@@ -57,20 +41,20 @@ def world_size(engine: Path) -> int:
 
 
 def server(args: argparse.Namespace, command: list[str]) -> dict[str, Any]:
-    """What launch.py is told: the command with this repository and these ports."""
+    """What the launcher is told: the command with this repository and these ports."""
     name, _, source = args.repository.partition("=")
     ranks, there = command.count("-n"), world_size(Path(source, "tensorrt_llm/1/engine"))
     if ranks != there:
         raise Refused(f"error: the engine has another world size\n    engine   {there}\n    command  {ranks} ranks")
-    given = ports(args.host, {"http": args.http_port, "grpc": args.grpc_port, "metrics": args.metrics_port})
+    ports = {"http": args.http_port, "grpc": args.grpc_port, "metrics": args.metrics_port}
     folder = Path(f"{args.log}.files")
     target = str(folder / "repository")
     return {
         "name": name,
-        "argv": [filled(word, target, given) for word in command],
+        "argv": [filled(word, target, ports) for word in command],
         "env": {},
         "host": args.host,
-        "ports": given,
+        "ports": ports,
         "models": sorted(path.parent.name for path in Path(source).glob("*/config.pbtxt")),
         "log": str(args.log),
         "folder": str(folder),
@@ -80,22 +64,23 @@ def server(args: argparse.Namespace, command: list[str]) -> dict[str, Any]:
     }
 
 
-def filled(word: str, repository: str, given: dict[str, int]) -> str:
-    """An argument with the place of the repository and of its ports."""
+def filled(word: str, repository: str, ports: dict[str, int]) -> str:
+    """An argument with the place of the repository and its port, or the word for one that the launcher finds."""
     if word.startswith("--model-repository="):
         return f"--model-repository={repository}"
     found = PORT.fullmatch(word)
-    return f"--{found[1]}-port={given[found[1]]}" if found else word
+    return f"--{found[1]}-port={ports[found[1]] or '{' + found[1] + '}'}" if found else word
 
 
 def main() -> None:
-    """Becomes launch.py; exit 1 with one message when the repository is not what the command is for."""
+    """Becomes the launcher; exit 1 with one message when the repository is not what the command is for."""
     args = arguments()
     try:
         text = json.dumps(server(args, json.loads(os.environ["ENGINES_SERVER"])))
     except Refused as refusal:
         sys.exit(str(refusal))
-    argv = [sys.executable, "-I", os.environ["ENGINES_LAUNCHER"], f"--server={text}", f"--state={args.state}"]
+    limit = [f"--load-seconds={of}" for of in filter(None, [os.environ.get("ENGINES_LOAD_SECONDS")])]
+    argv = [sys.executable, "-I", os.environ["ENGINES_LAUNCHER"], f"--server={text}", *limit, f"--state={args.state}"]
     os.execv(argv[0], argv)  # noqa: S606
 
 

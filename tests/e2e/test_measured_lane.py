@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from rules.gpu import Gpus
-from tests.fakes import PROJECT
 from tests.machine import NAME, Machine
 from tests.serving import until
 from tests.space import Result
@@ -151,6 +150,19 @@ def test_a_server_that_ends_while_it_is_measured_is_told_and_the_point_is_not_ta
     assert (summary["finished"], [point["partial"] for point in summary["points"]]) == (False, [True])
 
 
+@pytest.mark.parametrize("kind", ["bench", "eval"])
+def test_a_server_that_cannot_start_is_told_in_the_words_of_its_log_which_is_kept(machine: Machine, kind: str) -> None:
+    machine.entry(more='eval = { data = "file:q.jsonl", metrics = ["exact_match"], max_tokens = 32 }')
+    oom = "[TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, stream): out of memory"
+    (machine.standins / "fails").write_text(oom)
+    done = _run(machine, f"{kind}:m")
+    assert done.rc == 1
+    assert "GPU memory ended" in done.out + done.err
+    assert oom in done.out + done.err
+    (log,) = (machine.space.root / "artifacts").rglob({"bench": "bench-*.0.log", "eval": "*.server.log"}[kind])
+    assert oom in log.read_text()
+
+
 @pytest.mark.server
 def test_questions_are_asked_inside_the_toolchain_and_scored(machine: Machine, tmp_path: Path) -> None:
     machine.entry(more='eval = { data = "file:q.jsonl", metrics = ["exact_match"], max_tokens = 32 }')
@@ -162,9 +174,3 @@ def test_questions_are_asked_inside_the_toolchain_and_scored(machine: Machine, t
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [row["text"] for row in rows] == [" Bees make honey 🐝🍯", "蜜蜂酿蜂蜜🐝"]
     assert [len(row["ids"]) for row in rows] == [19, 6]
-
-
-def test_the_tools_are_those_that_ship(machine: Machine) -> None:
-    for tool in ("launch", "serve_engine", "ask"):
-        ours = PROJECT / "rules" / "tools" / f"{tool}.py"
-        assert (machine.space.site / "rules" / "tools" / f"{tool}.py").read_bytes() == ours.read_bytes()

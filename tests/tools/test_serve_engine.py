@@ -37,7 +37,7 @@ class Run:
             (folder / "repository" / model / "config.pbtxt").write_text(CONFIG.format(model=model))
         self.engine = engine(folder / "repository" / "tensorrt_llm" / "1" / "engine", tp=2)
         action = plan.load(toml(parallelism='["tp2"]'), folder).actions["smoke:m_tp2_fp16_isl2048_osl1024_bs8"]
-        places = {"{launcher}": str(TOOLS / "launch.py")}
+        places = {"{launcher}/launch.py": str(TOOLS / "launch" / "launch.py")}
         self.env = {name: places.get(value, value) for name, value in action.env}
         self.process: subprocess.Popen[str] | None = None
 
