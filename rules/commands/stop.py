@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,12 @@ def stop(state: Path) -> tuple[str, bool]:
     if not pid or not _is_ours(pid, state):
         state.unlink(missing_ok=True)
         return f"removed {state.name}: its server is gone", True
-    with suppress(ProcessLookupError):
+    try:
         os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError:
+        return f"error: server {pid} ({what}) is another user's", False
     until = time.monotonic() + _PATIENCE_S
     while _is_ours(pid, state) and time.monotonic() < until:
         time.sleep(0.05)

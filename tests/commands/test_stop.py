@@ -38,6 +38,23 @@ def test_a_process_that_got_the_number_of_a_dead_server_is_left_alone(tmp_path: 
         other.wait()
 
 
+def test_a_server_of_another_user_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    state = tmp_path / "1.json"
+    argv = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(60)", f"--state={state}"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as theirs:
+        assert theirs.stdout
+        theirs.stdout.readline()
+        state.write_text(json.dumps({"pid": theirs.pid, "repositories": {"a": "x"}, "http_port": 1}))
+        monkeypatch.setattr("rules.commands.stop.os.kill", refuse)
+        assert stop_all(tmp_path) == ([f"error: server {theirs.pid} (a on port 1) is another user's"], False)
+        monkeypatch.undo()
+        theirs.kill()
+    assert state.exists()
+
+
 def test_a_server_that_will_not_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rules.commands.stop._PATIENCE_S", 0.3)
     state = tmp_path / "1.json"
