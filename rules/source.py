@@ -140,6 +140,7 @@ _FIELDS = {
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "shared": ("shared_expert_intermediate_size",),
 }
+_MOST = 1 << 24  # of anything that a config.json counts: a larger number is a mistake, as one below 1 is
 _SCALED = ("linear", "dynamic", "yarn")  # the others' max_position_embeddings has the factor in it
 
 
@@ -269,4 +270,4 @@ def _first(config: Mapping[str, object], names: tuple[str, ...]) -> int:
     inner = config.get("text_config")
     tables = (config, inner) if isinstance(inner, dict) else (config,)
     values = (table.get(name) for table in tables for name in names)
-    return next((value for value in values if isinstance(value, int)), 0)
+    return next((value for value in values if type(value) is int and 0 < value <= _MOST), 0)

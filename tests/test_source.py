@@ -74,6 +74,12 @@ def _config(folder: Path, **fields: object) -> Source:
     return Source(scheme="file", where=folder.name)
 
 
+@pytest.mark.parametrize("nonsense", [-1, 0, 1 << 63, True, 2.5, "64", None, [64]])
+def test_what_is_no_count_is_as_if_it_were_not_said(tmp_path: Path, nonsense: object) -> None:
+    where = _config(tmp_path / "c", num_attention_heads=nonsense, n_head=12, num_hidden_layers=nonsense)
+    assert dims(where, tmp_path) == Dims(heads=12, kv_heads=12, layers=0, max_positions=0)
+
+
 def test_dimensions_come_from_llama_like_names(tmp_path: Path) -> None:
     where = _config(
         tmp_path / "c",

@@ -78,9 +78,9 @@ class Budget:
 
     @property
     def fraction(self) -> float:
-        """The KV cache's, of what is left."""
+        """The KV cache's, of what is left; the default where what is given is none, which another rule tells."""
         given = self.of.serving.get("kv_cache_free_gpu_mem_fraction")
-        return float(given) if isinstance(given, (int, float)) else _FRACTION
+        return float(given) if isinstance(given, (int, float)) and 0 <= given < 1 else _FRACTION
 
     @property
     def token(self) -> int:
@@ -120,7 +120,7 @@ class Budget:
         fill the node, such as 8 of 8 GPUs before 5.
         """
         gpus = self.platform.gpus
-        wider_ones = range(self.cut.parallelism.tp + 1, gpus + 1)
+        wider_ones = range(self.cut.parallelism.tp + 1, min(gpus, self.dims.heads) + 1)
         for tp in sorted(wider_ones, key=lambda tp: (gpus % (tp * self.cut.parallelism.pp) != 0, tp)):
             parallelism = Parallelism(tp=tp, pp=self.cut.parallelism.pp)
             wider = replace(self, cut=replace(self.cut, parallelism=parallelism))
@@ -183,7 +183,7 @@ RULES: tuple[Rule[Setting], ...] = (weights_fit_gpu, memory_holds_a_request, mem
 def _points(of: Case) -> Iterator[list[Budget]]:
     """The budgets of each precision and parallelism: one for each shape."""
     dims, platform = of.setting.dims, of.setting.platform
-    if dims is None or platform is None or not memory.parameters(dims) or not dims.heads:
+    if dims is None or platform is None or not memory.parameters(dims) or not dims.head_size:
         return
     for precision in of.precisions:
         for parallelism in of.setting.entry.parallelisms():

@@ -17,6 +17,7 @@ __all__ = ["RULES"]
 
 # 14b in qwen1_5_14b_chat, 0.5B in Qwen2-0.5B; not the 7b of 8x7b and the 3b of 30b_a3b, which count something else.
 _BILLIONS = re.compile(r"(?<![0-9a-z])(?:(?P<before>[0-9]+)[._])?(?P<last>[0-9]+)b(?![a-z0-9])")
+_RANKS = 1024  # more than one engine has: where a list of what is possible ends
 _LEAST, _MOST = 0.75, 1.35  # Qwen1.5-7B has 7.7 billion, gemma-7b 8.5, Qwen2.5-3B 3.1
 
 
@@ -38,9 +39,9 @@ def tp_divides_heads(subject: Subject) -> Iterator[Problem]:
     dims = subject.dims
     if dims is None or not dims.heads:
         return
-    legal = [tp for tp in range(1, dims.heads + 1) if dims.divides(tp)]
     for parallelism in subject.entry.parallelisms():
         if not dims.divides(parallelism.tp):
+            legal = [tp for tp in range(1, min(dims.heads, _RANKS) + 1) if dims.divides(tp)]
             facts = (("attention heads", str(dims.heads)), ("KV heads", str(dims.kv_heads)))
             what = f"{subject.path}.parallelism: tp {parallelism.tp} does not divide the heads"
             yield Problem(what=what, facts=facts, hint=f"tp may be {', '.join(map(str, legal))}")

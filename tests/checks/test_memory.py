@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,23 @@ def test_a_cap_on_tokens_is_not_memorys_fault() -> None:
 
 def test_a_model_of_unknown_dimensions_is_not_judged() -> None:
     assert not said("weights-fit-gpu", toml(source='"hf:some/model"'), Path())
+
+
+@pytest.mark.parametrize("fraction", ["inf", "nan", "-1.0", "true", "[]"])
+def test_a_fraction_that_is_none_is_another_rules_to_tell(fraction: str) -> None:
+    text = toml(serving=f"{{ kv_cache_free_gpu_mem_fraction = {fraction} }}", shapes="[{batch=1,isl=30000,osl=2000}]")
+    plain = toml(shapes="[{ batch = 1, isl = 30000, osl = 2000 }]")
+    assert said("memory-holds-a-request", text, Path()) == said("memory-holds-a-request", plain, Path())
+
+
+def test_heads_of_no_columns_are_not_judged(tmp_path: Path) -> None:
+    odd = {
+        "num_attention_heads": 64,
+        "hidden_size": 32,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "vocab_size": 9,
+    }
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text(json.dumps(odd))
+    assert said("memory-holds-a-request", toml(source='"file:m"'), tmp_path) == []
