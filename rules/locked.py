@@ -20,6 +20,10 @@ __all__ = ["NAME", "NOTHING", "Held", "Locked", "read", "text"]
 NAME = "models.lock"
 NOTHING: Mapping[str, Locked] = MappingProxyType({})
 _VERSION = 1
+_TOKENIZER = (
+    *("files", "chat_template", "tokenizer_class", "add_bos_token", "add_eos_token"),
+    *("bos_token", "eos_token", "pad_token"),
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BELOW = re.compile(r"(?:(?!\.{1,2}/)[^/\0]+/)*(?!\.{1,2}\Z)[^/\0]+")  # what a hub calls a file must not lead elsewhere
 
@@ -92,7 +96,7 @@ def _locked(entry: Mapping[str, Any]) -> Locked:
         gated=bool(entry["gated"]),
         config=dict(entry["config"]),
         generation=dict(entry["generation"]),
-        tokenizer=None if tokenizer is None else dict(tokenizer),
+        tokenizer=None if tokenizer is None else {name: tokenizer[name] for name in _TOKENIZER},
         files=tuple(_held(row) for row in entry["files"]),
     )
 

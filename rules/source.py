@@ -261,7 +261,8 @@ def _scaled(positions: int, scaling: object) -> int:
     if not isinstance(scaling, Mapping):
         return positions
     factor, trained = scaling.get("factor"), scaling.get("original_max_position_embeddings")
-    if scaling.get("rope_type", scaling.get("type")) not in _SCALED or not isinstance(factor, (int, float)):
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind not in _SCALED or not isinstance(factor, (int, float)) or not 0 < factor < _MOST:
         return positions
     return max(positions, int(factor * (trained if isinstance(trained, int) else positions)))
 

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from rules.locked import Held, Locked, read, text
+from rules.source import tokenizer_facts
 
 ONE = Locked(
     commit="c0ffee",
     gated=True,
     config={"model_type": "qwen2", "num_hidden_layers": 2},
     generation={"eos_token_id": [1, 2]},
-    tokenizer={"files": ["tokenizer.json"], "chat_template": True, "eos_token": "<|端|>"},
+    tokenizer=tokenizer_facts({"tokenizer.json"}, {"chat_template": "x", "eos_token": "<|端|>"}),
     files=(Held("a/b.safetensors", 5, "1" * 64), Held("config.json", 2, "2" * 64, '"etag"')),
 )
 BARE = Locked(commit="", files=())
@@ -59,6 +60,15 @@ def test_a_row_that_is_no_file_below_the_source_is_refused(row: object) -> None:
     sources, (problem,) = read(json.dumps(data))
     assert sources == {}
     assert problem.what == "models.lock cannot be read"
+
+
+@pytest.mark.parametrize("name", ["eos_token", "bos_token", "add_bos_token", "chat_template"])
+def test_what_a_check_asks_of_a_tokenizer_is_there(name: str) -> None:
+    data = json.loads(text({"hf:o/n@main": ONE}))
+    del data["sources"]["hf:o/n@main"]["tokenizer"][name]
+    sources, (problem,) = read(json.dumps(data))
+    assert sources == {}
+    assert problem.facts == (("reason", f"'{name}' is missing"),)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"version": 2, "sources": {}}', "<<<<<<< HEAD", "null"])

@@ -80,6 +80,12 @@ def test_what_is_no_count_is_as_if_it_were_not_said(tmp_path: Path, nonsense: ob
     assert dims(where, tmp_path) == Dims(heads=12, kv_heads=12, layers=0, max_positions=0)
 
 
+@pytest.mark.parametrize("factor", [float("inf"), float("nan"), -2, "2"])
+def test_a_factor_that_is_none_scales_nothing(tmp_path: Path, factor: object) -> None:
+    where = _config(tmp_path / "c", n_positions=512, rope_scaling={"type": "linear", "factor": factor})
+    assert dims(where, tmp_path) == Dims(heads=0, kv_heads=0, layers=0, max_positions=512)
+
+
 def test_dimensions_come_from_llama_like_names(tmp_path: Path) -> None:
     where = _config(
         tmp_path / "c",
