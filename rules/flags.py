@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from rules.errors import Problem, nearest
-from rules.release import Flag, Program, Release, Setting, having
+from rules.release import Flag, Placeholder, Program, Release, having
 
 __all__ = ["mistake", "setting_problems", "unknown_flag", "unknown_setting", "value_problem", "word", "words"]
 
@@ -61,14 +61,14 @@ def unknown_flag(path: str, name: str, release: Release, program: Program, known
 
 def unknown_setting(path: str, name: str, release: Release, known: tuple[str, ...]) -> Problem:
     """The same for a placeholder of the templates."""
-    there = having(lambda one: name in one.settings())
+    there = having(lambda one: name in one.placeholders())
     what = f"{path}.{name}: the templates of TensorRT-LLM {release.version} have no {name}"
     if there:
         return Problem(what=what, facts=(("releases with it", _runs(there)),), hint="leave it out, or change `release`")
     return Problem(what=what, hint=nearest(name, known))
 
 
-def setting_problems(path: str, settings: Mapping[str, Setting], given: Mapping[str, object]) -> Iterator[Problem]:
+def setting_problems(path: str, settings: Mapping[str, Placeholder], given: Mapping[str, object]) -> Iterator[Problem]:
     """The values of `given` that their placeholders cannot take."""
     for name, value in given.items():
         wrong = _setting_mistake(settings[name], value) if name in settings else None
@@ -77,7 +77,7 @@ def setting_problems(path: str, settings: Mapping[str, Setting], given: Mapping[
             yield Problem(what=f"{path}.{name}: {what}", facts=(("got", repr(value)[:80]),), hint=hint)
 
 
-def _setting_mistake(setting: Setting, value: object) -> tuple[str, str] | None:
+def _setting_mistake(setting: Placeholder, value: object) -> tuple[str, str] | None:
     if setting.type == "word":
         return None if value in setting.words else ("is not one of its words", nearest(str(value), setting.words))
     takes, what, hint = _TYPES[setting.type]

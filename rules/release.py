@@ -18,9 +18,9 @@ from rules.errors import nearest
 
 __all__ = [
     "Flag",
+    "Placeholder",
     "Program",
     "Release",
-    "Setting",
     "Sure",
     "having",
     "load",
@@ -59,7 +59,7 @@ class Flag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Placeholder:
     """A placeholder of the templates. `unset` says what the server does without it, `needs` what breaks then."""
 
     name: str
@@ -110,9 +110,9 @@ class Release:
         flags = self.flags(program)
         return flags.get(name) or next((one for one in flags.values() if name in one.aliases), None)
 
-    def settings(self) -> Mapping[str, Setting]:
-        """Placeholder name -> setting."""
-        return _settings(self)
+    def placeholders(self) -> Mapping[str, Placeholder]:
+        """Name -> placeholder, of all templates together."""
+        return _placeholders(self)
 
     def script(self, program: Program) -> str:
         """Where a program lies in the release's source, below its root."""
@@ -182,6 +182,6 @@ def _flag(name: str, row: Mapping[str, Any]) -> Flag:
 
 
 @cache
-def _settings(release: Release) -> dict[str, Setting]:
+def _placeholders(release: Release) -> dict[str, Placeholder]:
     rows: Mapping[str, Mapping[str, Any]] = release._data["placeholders"]  # noqa: SLF001 - a function, to be cached
-    return {name: Setting(name=name, **{**row, "words": tuple(row.get("words", ()))}) for name, row in rows.items()}
+    return {name: Placeholder(name=name, **{**row, "words": tuple(row.get("words", ()))}) for name, row in rows.items()}

@@ -1,7 +1,7 @@
 """What an entry intends, as the command lines of the pinned release of TensorRT-LLM.
 
-Sources of what each release wants: the facts behind rules/releases/, and requirements.md 1D and 1I. A limit whose
-default drifted between releases (max_batch_size 1, 256, 2048) is always written out.
+Sources of what each release wants: the facts behind rules/releases/ (scripts/releases.py), and its own programs where a
+comment names one. A limit whose default drifted between releases (max_batch_size 1, 256, 2048) is always written out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rules.flags import setting_problems, unknown_flag, unknown_setting, value_problem, words
-from rules.release import Flag, Setting, load
+from rules.release import Flag, Placeholder, load
 
 INT = Flag(name="n", type="int")
 SWITCH = Flag(name="s", type="str", choices=("enable", "disable"))
@@ -91,11 +91,11 @@ def test_a_setting_of_other_releases_names_them() -> None:
 
 
 SETTINGS = {
-    "b": Setting(name="b", type="bool", unset=""),
-    "i": Setting(name="i", type="int", unset=""),
-    "f": Setting(name="f", type="fraction", unset=""),
-    "w": Setting(name="w", type="word", words=("max_utilization", "x"), unset=""),
-    "t": Setting(name="t", type="text", unset=""),
+    "b": Placeholder(name="b", type="bool", unset=""),
+    "i": Placeholder(name="i", type="int", unset=""),
+    "f": Placeholder(name="f", type="fraction", unset=""),
+    "w": Placeholder(name="w", type="word", words=("max_utilization", "x"), unset=""),
+    "t": Placeholder(name="t", type="text", unset=""),
 }
 
 

@@ -76,8 +76,8 @@ def test_the_five_models_and_their_ensemble_fit_together(version: str) -> None:
 @pytest.mark.parametrize("version", versions())
 def test_every_placeholder_of_the_templates_is_described_and_no_other(version: str) -> None:
     used = set(re.findall(r"\$\{(\w+)\}", json.dumps(load(version).contract)))
-    assert set(load(version).settings()) == used
-    for setting in load(version).settings().values():
+    assert set(load(version).placeholders()) == used
+    for setting in load(version).placeholders().values():
         assert (setting.type == "word") == bool(setting.words)
 
 
@@ -166,7 +166,7 @@ from rules import release
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 made = release.load("0.11.0")
-made.flag("build", "max_seq_len"), made.settings(), made.image, release.versions()
+made.flag("build", "max_seq_len"), made.placeholders(), made.image, release.versions()
 print("\\n".join(opened))
 """
 

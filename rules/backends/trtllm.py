@@ -176,7 +176,7 @@ def serving(variant: Variant, point: Point, options: Options) -> Rendering:
         "max_beam_width": beams,
     }
     values = {
-        name: given.get(name, ours.get(name, "")) for name in release.settings() if name not in serving_rules.PLACED
+        name: given.get(name, ours.get(name, "")) for name in release.placeholders() if name not in serving_rules.PLACED
     }
     words = {name: str(value) for name, value in values.items()}  # True and False, as in upstream's documents
     launch = Launch(world_size=point.parallelism.world_size, repository=ROOT, prefix="doit_trtllm_{pid}_0_rank")

@@ -32,13 +32,14 @@ _DERIVED: Mapping[str, str] = {
 @about
 def settings_known(of: Case) -> Iterator[Problem]:
     """`serving` holds `streaming` and placeholders that the release's templates have, with values that they take."""
-    path, known = f"{of.path}.serving", ("streaming", *(name for name in of.release.settings() if name not in _DERIVED))
+    path, there = f"{of.path}.serving", of.release.placeholders()
+    free = {name: placeholder for name, placeholder in there.items() if name not in _DERIVED}
     for name in of.serving:
         if name in _DERIVED:
             yield Problem(what=f"{path}.{name}: is not set here", hint=_DERIVED[name])
-        elif name not in known:
-            yield unknown_setting(path, name, of.release, known)
-    yield from setting_problems(path, {name: of.release.settings()[name] for name in known[1:]}, of.serving)
+        elif name not in ("streaming", *free):
+            yield unknown_setting(path, name, of.release, ("streaming", *free))
+    yield from setting_problems(path, free, of.serving)
 
 
 @error(
@@ -54,7 +55,7 @@ def serving_fits_engine(of: Case) -> Iterator[Problem]:
         what = f"{of.path}.serving.max_beam_width: {beams} beams of an engine for {most}"
         yield Problem(what=what, hint=f"write max_beam_width = {beams} in `build`")
     half = of.build.get("logits_dtype") == "float16"
-    if "logits_datatype" in of.release.settings() and half != (of.serving.get("logits_datatype") == "TYPE_FP16"):
+    if "logits_datatype" in of.release.placeholders() and half != (of.serving.get("logits_datatype") == "TYPE_FP16"):
         what = f"{of.path}.serving.logits_datatype: is not what build.logits_dtype makes"
         yield Problem(what=what, hint="float16 and TYPE_FP16 go together; so do float32 and TYPE_FP32")
 

@@ -132,7 +132,7 @@ EXAMPLES: Examples = {
 def test_every_setting_of_every_release_can_be_given(version: str) -> None:
     sample = {"bool": "true", "int": "4", "fraction": "0.5", "text": '"x"'}
     derived = {"triton_max_batch_size", "decoupled_mode", "engine_dir", "tokenizer_dir"}
-    for setting in load(version).settings().values():
+    for setting in load(version).placeholders().values():
         if setting.name not in derived:
             value = f'"{setting.words[0]}"' if setting.words else sample[setting.type]
             assert not said("settings-known", toml(version, serving=f"{{ {setting.name} = {value} }}"), Path())
