@@ -10,12 +10,13 @@ import json
 import os
 import platform
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from rules import tree
+from rules import gpu, tree
 from rules.variant import Variant
 from rules.workspace import Workspace
 
@@ -41,6 +42,7 @@ def of(space: Workspace, variant: Variant, kind: str, settings: Mapping[str, Any
 
 def unknown(space: Workspace, name: str, kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same of what is none of our variants, such as a server that somebody else runs."""
+    gpus = _gpus(space.executor.gpus().devices)
     return {
         "version": 1,
         "kind": kind,
@@ -55,8 +57,8 @@ def unknown(space: Workspace, name: str, kind: str, settings: Mapping[str, Any])
         "host": platform.node(),
         "cpu": _cpu(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": list(space.executor.gpus().devices),
-        "versions": {"python": platform.python_version()},
+        "gpus": gpus,
+        "versions": {"python": platform.python_version(), **({"driver": gpu.driver()} if gpus else {})},
         "settings": dict(settings),
         "points": [],
         "gates": [],
@@ -89,6 +91,12 @@ def finish(folder: Path, summary: Mapping[str, Any]) -> None:
 def _key(space: Workspace, action: str) -> str | None:
     record = space.executor.artifacts.record(action)
     return record.key if record else None
+
+
+def _gpus(devices: tuple[str, ...]) -> list[str]:
+    """Each kind of GPU and how many: figures of two kinds are not compared. Numbers where the driver tells no names."""
+    kinds = Counter(card.name for card in gpu.cards()) if devices else Counter()
+    return [f"{name} x {count}" for name, count in kinds.items()] or list(devices)
 
 
 def _cpu() -> str:
