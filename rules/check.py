@@ -6,7 +6,7 @@ small function in rules/checks/, or of an engine family; docs/checks.md lists th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,10 +99,18 @@ def problems(spec: Spec, root: Path) -> list[Problem]:
     return [finding.problem for finding in (*found, *said(_ABOUT_FILES, File(spec)))]
 
 
-def findings(spec: Spec, root: Path, variants: Iterable[Variant] | None = None) -> list[Finding]:
-    """What the rules say of all entries, or of those of `variants`, narrowed to their precisions, ranks and shapes."""
-    entries = spec.models if variants is None else _narrowed(variants)
-    subjects = (Subject(spec=spec, path=f"models.{name}", entry=of, root=root) for name, of in entries.items())
+def findings(
+    spec: Spec, root: Path, variants: Iterable[Variant] | None = None, fetched: Mapping[str, Path] | None = None
+) -> list[Finding]:
+    """What the rules say of all entries, or of those of `variants`, narrowed to their precisions, ranks and shapes.
+
+    `fetched` is where the files of a model lie whose source is elsewhere, of those that are here.
+    """
+    entries, here = spec.models if variants is None else _narrowed(variants), fetched or {}
+    subjects = (
+        Subject(spec=spec, path=f"models.{name}", entry=of, root=root, fetched=here.get(name))
+        for name, of in entries.items()
+    )
     found = [finding for subject in subjects for finding in _of(subject, strict=False)]
     return list({(finding.id, str(finding.problem)): finding for finding in found}.values())
 

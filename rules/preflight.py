@@ -11,11 +11,11 @@ from rules.errors import Problem
 from rules.host import Needs, Visit
 from rules.memory import GIB, Cut
 from rules.rule import Finding, Rule, findings
-from rules.source import Dims
+from rules.source import ELSEWHERE, Dims, Source
 from rules.variant import Variant
 from rules.workspace import Workspace
 
-__all__ = ["needs", "survey", "table"]
+__all__ = ["needs", "survey", "table", "told"]
 
 _FULL = 4  # bytes a number while a model is converted for a CPU
 
@@ -63,9 +63,20 @@ def table() -> list[Rule[object]]:
 def survey(space: Workspace, names: Iterable[str], *, serve: bool = False) -> list[Finding]:
     """What is wrong or unwise with making these actions here; `serve`: and with serving what they make."""
     names = list(names)
-    about = check.findings(space.plan.spec, space.root, space.variants(names))
+    about = told(space, names)
     visit = Visit(needs=needs(space, names, serve=serve), machine=host.look(space.executor.artifacts.root))
     return [*about, *findings(host.RULES, visit)]
+
+
+def told(space: Workspace, names: Iterable[str]) -> list[Finding]:
+    """What the rules say of the entries that these actions are of, with the tokenizers that were fetched."""
+    variants = space.variants(names)
+    fetched = {}
+    for model in {variant.model for variant in variants}:
+        where = source.parse(space.plan.spec.models[model].source)
+        if isinstance(where, Source) and where.scheme in ELSEWHERE and space.fresh(f"source:{model}", here=True):
+            fetched[model] = space.executor.artifacts.folder(f"source:{model}")
+    return check.findings(space.plan.spec, space.root, variants, fetched)
 
 
 def needs(space: Workspace, names: Iterable[str], *, serve: bool = False) -> Needs:

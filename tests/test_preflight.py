@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from rules.memory import GIB
-from rules.preflight import needs, survey, table
+from rules.preflight import needs, survey, table, told
 from rules.workspace import Workspace, load
+from tests.checks.examples import folder
+from tests.checks.test_prompts import SHORT
 from tests.lane import toml
 
 
@@ -65,3 +67,17 @@ def test_a_survey_has_what_is_said_of_the_entry_and_of_this_machine(
 def test_ids_are_unique_over_all_rules() -> None:
     ids = [rule.id for rule in table()]
     assert len(ids) == len(set(ids))
+
+
+def test_the_tokenizer_of_a_source_elsewhere_counts_prompts_once_it_was_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path)
+    text = toml(source='"hf:o/n"', shapes=SHORT, bench='{ prompts = "file:asked.jsonl" }')
+    of = space(tmp_path, text)
+    assert "prompts-fit-isl" not in {finding.id for finding in told(of, ["source:m"])}
+    of.executor.artifacts.folder("source:m").parent.mkdir(parents=True)
+    (tmp_path / "Chat-Instruct").rename(of.executor.artifacts.folder("source:m"))
+    monkeypatch.setattr(Workspace, "fresh", lambda _self, name, *, here: here and name == "source:m")
+    (found,) = [finding for finding in told(of, ["source:m"]) if finding.id == "prompts-fit-isl"]
+    assert found.problem.what == "models.m.shapes[0]: 2 of 3 prompts are longer than isl 4"

@@ -22,12 +22,16 @@ __all__ = ["RULES", "Subject"]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One entry under examination; `path` is where it stands in models.toml, `root` the folder that file is in."""
+    """One entry under examination; `path` is where it stands in models.toml, `root` the folder that file is in.
+
+    `fetched` is where the files of a source elsewhere were put, where somebody knows that they are here.
+    """
 
     spec: Spec
     path: str
     entry: Model
     root: Path
+    fetched: Path | None = None
 
     @property
     def whole(self) -> Model:

@@ -96,7 +96,9 @@ def _facts(subject: Subject) -> Facts:
 def _folder(subject: Subject) -> Path | None:
     """Where the model's files lie, if they lie here."""
     where = source.parse(subject.entry.source)
-    return None if isinstance(where, Problem) or where.scheme != "file" else subject.root / where.where
+    if isinstance(where, Problem) or where.scheme != "file":
+        return subject.fetched
+    return subject.root / where.where
 
 
 def _template(subject: Subject) -> str:

@@ -55,7 +55,7 @@ def _found(targets: list[str]) -> list[Finding]:
     space = here()
     wanted = space.named(one if one.partition(":")[0] in (*STAGES, *MEASURED) else f"build:{one}" for one in targets)
     stale = [action.name for action in space.closure(wanted) if not space.fresh(action.name, here=False)]
-    about = check.findings(space.plan.spec, root, space.variants(wanted))
+    about = preflight.told(space, wanted)
     return [*about, *(one for one in preflight.survey(space, stale, serve=True) if one not in about)]
 
 
