@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from getopt import GetoptError, gnu_getopt
 
@@ -21,7 +22,7 @@ class EngineCommand(Command):
     def parse_execute(self, in_args: list[str]) -> int:
         """Puts the options first and goes on as doit does; --help is told as `doit help COMMAND` tells it.
 
-        What is wrong is one error: exit 3, of a failed step 1.
+        What is wrong is one error: exit 3, of a failed step 1. Ctrl-C has no traceback: exit 130.
         """
         if HELP.intersection(in_args):
             print(self.help())
@@ -36,6 +37,9 @@ class EngineCommand(Command):
         except BuildError as error:
             sys.stderr.write(f"ERROR: {error}\n")
             return 3 if isinstance(error, Misconfigured) else 1
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return 128 + signal.SIGINT
 
     def _refused(self, error: GetoptError) -> str:
         known = [f"--{word.rstrip('=')}" for word in self.cmdparser.get_long()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -171,3 +173,15 @@ def test_a_hub_that_nobody_answers_at_is_asked_once(monkeypatch: pytest.MonkeyPa
         "hf:o/n could not be asked",
         "hf:o/m was not asked for: its hub does not answer",
     ]
+
+
+def test_ctrl_c_while_a_hub_is_waited_for_is_a_word_and_no_traceback(workspace: Space) -> None:
+    """A hub that takes the question and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        workspace.write("models.toml", HEAD + MODEL.format(name="a", source="hf:o/n"))
+        process = workspace.start("lock", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted\n")
