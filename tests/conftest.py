@@ -16,6 +16,11 @@ from tests.fakes import PROJECT, site
 from tests.space import Space
 
 pytest_plugins = ("tests.made",)
+# Logins, proxies, endpoints and caches of whoever runs the tests: no test sees them, nor what a test starts.
+THEIRS = ("AWS_", "AZURE_", "ENGINES_", "GOOGLE_", "HF_", "HUGGING_FACE_", "MODELSCOPE_", "NETRC", "OPENAI_")
+for _name in list(os.environ):  # before any library reads them
+    if (_name.startswith(THEIRS) and _name != "ENGINES_LM_EVAL") or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,9 +34,6 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: int) -> dict[str, str]:
     """The way to a folder of the bucket with a checkpoint in it."""
-    for name in os.environ:
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
     env = {
         **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "S3RVER"),
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
