@@ -60,12 +60,16 @@ def texts_suffice(of: Case) -> Iterator[Problem]:
         yield Problem(what=f"{path}.length: is more than the model's positions", facts=facts, hint="lower it")
     file = of.setting.root / given.data.removeprefix("file:")
     if file.suffix == ".jsonl" and file.is_file():
-        yield from _miscounted(path, file, given)
+        try:
+            yield from _miscounted(path, file, given)
+        except (OSError, UnicodeDecodeError) as error:
+            hint = "the quantizer reads it as UTF-8"
+            yield Problem(what=f"{path}.data: {file.name} cannot be read", facts=(("reason", str(error)),), hint=hint)
 
 
 def _miscounted(path: str, file: Path, given: Calibration) -> Iterator[Problem]:
     found = 0
-    with file.open(encoding="utf-8", errors="replace") as lines:
+    with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             text = _text(line, given.column)
             if line.strip() and text is None:

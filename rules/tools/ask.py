@@ -48,8 +48,12 @@ def questions(path: Path, column: str, expected: str, size: int | None, *, answe
 
     Raises Refused with the line that is wrong.
     """
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path.name} is not UTF-8\n    reason  {error}") from None
     found: list[Json] = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip() and (size is None or len(found) < size):
             try:
                 row = json.loads(line)

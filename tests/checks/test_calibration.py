@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import runpy
+from pathlib import Path
 
 from rules.backends.trtllm import precisions
 from rules.checks.build import MODELOPT_FAMILIES
 from rules.translate import measured
-from tests.checks.examples import Examples, Tiny
+from tests.checks.examples import Examples, Tiny, said
 from tests.fakes import PROJECT
-from tests.lane import TEXTS
+from tests.lane import TEXTS, toml
 
 TOOL = PROJECT / "rules" / "tools" / "modelopt_quantize.py"
 EXAMPLES: Examples = {
@@ -78,6 +79,13 @@ EXAMPLES: Examples = {
         ),
     ],
 }
+
+
+def test_texts_in_another_encoding_are_told(root: Path) -> None:
+    (root / "texts.jsonl").write_bytes('{"input": "é"}\n'.encode("latin-1"))
+    text = toml(precisions='["fp8"]', calibration=TEXTS)
+    (told,) = said("texts-suffice", text, root)
+    assert told.startswith("models.m.calibration.data: texts.jsonl cannot be read\n    reason  'utf-8' codec can't")
 
 
 def test_the_families_that_modelopt_makes_are_those_of_the_tool() -> None:

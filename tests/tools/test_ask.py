@@ -139,6 +139,12 @@ def test_a_line_that_is_not_json_is_told_with_its_number(run_tool: Run, url: str
     assert (done.returncode, "line 3 of bad.jsonl is not JSON" in done.stderr) == (1, True)
 
 
+def test_questions_in_another_encoding_are_told(run_tool: Run, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes('{"input": "é"}\n'.encode("latin-1"))
+    done = run_tool("ask", "--data", tmp_path / "latin.jsonl", "--url=127.0.0.1:9", "--out", out)
+    assert (done.returncode, "error: latin.jsonl is not UTF-8" in done.stderr) == (1, True)
+
+
 def test_a_server_that_is_not_there_is_told(run_tool: Run, out: Path, tmp_path: Path) -> None:
     done = run_tool("ask", "--data", _data(tmp_path, {"input": "q"}), "--url=127.0.0.1:9", "--out", out)
     assert (done.returncode, "127.0.0.1:9 does not answer" in done.stderr) == (1, True)
