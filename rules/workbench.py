@@ -137,14 +137,25 @@ def _mismatches(work: Work) -> list[Problem]:
 
 
 def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, heard: Callable[[str], None]) -> None:
-    action = work.action
+    """Raises StepFailed with the last lines when the command fails."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def line(text: str) -> None:
         tail.append(text)
         heard(text)
 
-    visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(work.lease.devices)} if action.gpus else {}
+    ended = _ended(work, filled, scratch, log, line)
+    if ended:
+        kept = (("also", str(path)) for path in _keep_logs(scratch, log))
+        facts = (("log", str(log)), *kept, *(("", said) for said in tail))
+        what = f"{work.action.name} {ended}"
+        raise StepFailed(Problem(what=what, facts=facts, hint=_HINTS.get(ended, _HINT)))
+
+
+def _ended(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, line: Callable[[str], None]) -> str:
+    """Runs the command where the action's runner says: how it failed, "" when it did not."""
+    action, lease = work.action, work.lease
+    visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices)} if action.gpus else {}
     visible |= passed(action.passes)
     command = local.Command(
         argv=[_fill(word, filled) for word in action.argv],
@@ -152,22 +163,16 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
         log=log,
         scratch=scratch,
         timeout_s=action.timeout_s,
-        inherit=(*work.lease.descriptors, work.lock),
+        inherit=(*lease.descriptors, work.lock),
     )
     try:
         if action.runner == "local":
             code = local.run(command, line)
         else:
-            code = docker.run(_call(action, filled, work.lease.devices, docker.owner()), command, line)
+            code = docker.run(_call(action, filled, lease.devices, docker.owner()), command, line)
     except TimeoutError:
-        ended = f"had no end after {action.timeout_s:g} s"
-    else:
-        if not code:
-            return
-        ended = f"failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-    kept = (("also", str(path)) for path in _keep_logs(scratch, log))
-    facts = (("log", str(log)), *kept, *(("", said) for said in tail))
-    raise StepFailed(Problem(what=f"{action.name} {ended}", facts=facts, hint=_HINTS.get(ended, _HINT)))
+        return f"had no end after {action.timeout_s:g} s"
+    return f"failed with {f'signal {-code}' if code < 0 else f'exit code {code}'}" if code else ""
 
 
 def passed(patterns: Sequence[str]) -> dict[str, str | None]:
