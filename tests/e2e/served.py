@@ -82,7 +82,7 @@ class Client:
     def _post(self, path: str, body: dict[str, Any]) -> str:
         url = f"http://{self.state['host']}:{self.state['http_port']}{path}"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=60) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=300) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
@@ -101,7 +101,7 @@ class Client:
                 model, [tensor(*item) for item in arrays.items()], enable_empty_final_response=True
             )
             while True:
-                item = found.get(timeout=60)
+                item = found.get(timeout=300)
                 if isinstance(item, Exception):
                     yield item
                     return
@@ -130,7 +130,7 @@ class Client:
         """Send a request, read so many events, and hang up."""
         body = json.dumps(fields).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        with socket.create_connection((self.state["host"], self.state["http_port"]), timeout=30) as connection:
+        with socket.create_connection((self.state["host"], self.state["http_port"]), timeout=60) as connection:
             connection.sendall(head + body)
             for _ in range(events):
                 connection.recv(4096)
@@ -138,7 +138,7 @@ class Client:
     def gauge(self, model: str, request_type: str) -> float:
         """One sample of nv_trt_llm_request_metrics."""
         url = f"http://{self.state['host']}:{self.state['metrics_port']}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             lines = [line for line in answer.read().decode().splitlines() if line.startswith("nv_trt_llm_request")]
         wanted = [line for line in lines if f'"{request_type}"' in line and f'model="{model}"' in line]
         return float(wanted[0].split()[-1])

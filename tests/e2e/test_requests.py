@@ -215,7 +215,7 @@ def test_requests_join_a_running_batch(client: Client) -> None:
     while any(thread.is_alive() for thread in threads):
         seen = max(seen, client.gauge("tensorrt_llm__marks", "scheduled"))
     assert seen == 8
-    assert client.idle("tensorrt_llm__marks", 30)
+    assert client.idle("tensorrt_llm__marks", 120)
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +225,11 @@ def company(client: Client) -> Iterator[float]:
     with ExitStack() as seven:
         for _ in range(7):
             seven.enter_context(client.busy("tensorrt_llm__marks", **ids))
-        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 7, 30)
+        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 7, 120)
         began = time.monotonic()
         client.generate("ensemble__marks", **{**ENDLESS, "max_tokens": 200})
         yield (time.monotonic() - began) / 200 * ENDLESS["max_tokens"]
-    assert client.idle("tensorrt_llm__marks", 30)
+    assert client.idle("tensorrt_llm__marks", 120)
 
 
 def _leaves(client: Client, company: float) -> bool:
@@ -251,7 +251,7 @@ def _cancelled(client: Client, model: str, arrays: dict[str, Any]) -> None:
     with client.grpc() as connection:
         connection.start_stream(lambda result, error: None)
         connection.async_stream_infer(model, [tensor(*item) for item in arrays.items()])
-        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 30)
+        assert until(lambda: client.gauge("tensorrt_llm__marks", "active") == 8, 120)
         connection.stop_stream(cancel_requests=True)
 
 
