@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import urllib.request
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -83,7 +82,8 @@ class Http:
 
     def fetch(self, name: str, target: Path, heard: Heard) -> str | None:
         """Streams an object into `target`; after a cut it goes on where it was, if the server gives ranges."""
-        with target.open("wb") as file, closing(Arrival(file, heard)) as arrival:
+        with target.open("wb") as file:
+            arrival = Arrival(file, heard)
             return arrival.digest() if insist(lambda: self._arrive(name, arrival), self._patience) else None
 
     def send(self, name: str, path: Path, heard: Heard) -> None:

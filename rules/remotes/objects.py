@@ -132,16 +132,13 @@ class Objects:
         size = self.size(name)
         if size is None:
             return None
-        with (
-            target.open("wb") as file,
-            closing(Arrival(file, heard)) as arrival,
-            closing(self._in_order(name, size)) as parts,
-        ):
+        with target.open("wb") as file, closing(self._in_order(name, size)) as parts:
+            arrival = Arrival(file, heard)
             for chunk in chain.from_iterable(parts):
                 arrival.add(chunk)
-            if arrival.count != size:
-                raise failure(self.url, f"could not read {name}", f"{arrival.count} bytes came instead of {size}")
-            return arrival.digest()
+        if arrival.count != size:
+            raise failure(self.url, f"could not read {name}", f"{arrival.count} bytes came instead of {size}")
+        return arrival.digest()
 
     def send(self, name: str, path: Path, heard: Heard) -> None:
         """Puts a file, several parts at once; `heard` is told when a part is handed over."""

@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, TypeVar
 
 from blake3 import blake3
@@ -110,36 +109,29 @@ class Headway:
 
 
 class Arrival:
-    """A file that is hashed while it is written: by a thread, because each takes as long as a quick line.
+    """A file that is hashed while it is written.
 
-    To be closed before the file is. One piece waits to be written, so memory stays flat.
+    In one thread: to write or to hash in another was tried, and on two cores, shared with the server, cost more than
+    it saved (benchmarks/results/store-remote-threads.txt); several files arrive at once anyway.
     """
 
     def __init__(self, file: BinaryIO, heard: Heard) -> None:
         self._file = file
         self._heard = heard
         self._hash = blake3()
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="remote-file")
-        self._written: Future[int] | None = None
         self.way = Headway()
         self.count = 0
 
-    def close(self) -> None:
-        """Ends the thread; then the file may be closed."""
-        self._writer.shutdown()
-
     def add(self, data: bytes | memoryview) -> None:
-        """The next bytes, which nobody may change any more. Raises OSError when those before them were not written."""
+        """The next bytes."""
         self._hash.update(data)
-        self._wait()
-        self._written = self._writer.submit(self._file.write, data)
+        self._file.write(data)
         self.count += len(data)
         self.way.reached(self.count)
         self._heard(len(data))
 
     def restart(self) -> None:
         """Forgets all bytes."""
-        self._wait()
         self._file.seek(0)
         self._file.truncate()
         self._hash = blake3()
@@ -147,13 +139,8 @@ class Arrival:
         self.count = 0
 
     def digest(self) -> str:
-        """BLAKE3 of all bytes, 64 hexadecimal digits; they are written then."""
-        self._wait()
+        """BLAKE3 of all bytes, 64 hexadecimal digits."""
         return self._hash.hexdigest()
-
-    def _wait(self) -> None:
-        if self._written:
-            self._written.result()
 
 
 class Departure:
