@@ -81,6 +81,9 @@ def test_every_variant_is_measured_behind_a_container_of_its_own_that_is_started
         assert summary["points"][0]["server"]["models"]["ensemble"]["requests"] == 4.0
         assert "process" not in summary["points"][0]["server"], "a container's processes are not ours to count"
         assert (summary["finished"], summary["server"]["gpus"]) == (True, ["0", "1"])
+        gauges = summary["points"][0]["server"]["gauges"]
+        assert gauges["gpu_memory_used"] == {"unit": "bytes", "avg": 3118 << 20, "max": 3118 << 20}, "both GPUs'"
+        assert (gauges["gpu_utilization"]["avg"], "gpu_power" in gauges) == (50.0, False)
         assert (summary["gpus"], summary["versions"]["driver"]) == (["NVIDIA H100 80GB HBM3 x 2"], "550.54.15")
     for call in _started(machine):
         published = [word.partition("=")[2].split(":") for word in call if word.startswith("--publish=")]

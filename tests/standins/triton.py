@@ -45,10 +45,13 @@ def install(folder: Path, into: Path, gpus: int, sm: str = "9.0", free: int = 80
 def nvidia_smi(folder: Path, argv: list[str]) -> int:
     """The rows of a query."""
     fields = argv[0].removeprefix("--query-gpu=").split(",")
+    asked = next((word.removeprefix("--id=").split(",") for word in argv if word.startswith("--id=")), None)
     known = ["index", "uuid", "compute_cap", "memory.total", "memory.free", "name"]
     for row in json.loads((folder / "gpus.json").read_text("utf-8")):
         told = {**dict(zip(known, row, strict=True)), "driver_version": "550.54.15"}
-        print(", ".join(told[field] for field in fields))
+        told |= {"memory.used": str(int(row[3]) - int(row[4])), "utilization.gpu": "50", "power.draw": "[N/A]"}
+        if asked is None or row[0] in asked:
+            print(", ".join(told[field] for field in fields))
     return 0
 
 

@@ -134,7 +134,7 @@ class Bench:
             if self._drive(f"{name} warm-up", warm).interrupted:
                 return True
         started, began = datetime.now(timezone.utc), time.monotonic()
-        watch = Watch(self.server["metrics"], self.server["pid"])
+        watch = Watch(self.server["metrics"], self.server["pid"], self.server["gpus"])
         done = self._drive(name, load, watch)
         seconds = time.monotonic() - began
         server, peak = watch.found(), watch.peak()
@@ -277,7 +277,7 @@ def served(run: Run) -> Iterator[Json]:
     settings = run.settings
     if run.serve is None:
         there = {name: settings[name] for name in ("grpc", "http", "metrics", "model")}
-        yield there | {"pid": 0, "ended": lambda: None}
+        yield there | {"pid": 0, "gpus": [], "ended": lambda: None}
         return
     state, began = Path(run.serve["state"]), time.monotonic()
     die_too = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -306,6 +306,7 @@ def listening(run: Run, state: Json, process: subprocess.Popen[str]) -> Json:
         "metrics": f"http://{host}:{state['metrics_port']}/metrics",
         "model": run.settings["model"],
         "pid": 0 if run.serve and run.serve["contained"] else process.pid,
+        "gpus": run.serve["gpus"] if run.serve else [],
         "ended": process.poll,
     }
 

@@ -1,6 +1,7 @@
 """The server's side of a load point: Triton's metrics before, meanwhile and after, and what its processes used.
 
-Metric names are those of Triton's documentation (user_guide/metrics.md) and of TensorRT-LLM's backend.
+Metric names are those of Triton's documentation (user_guide/metrics.md) and of TensorRT-LLM's backend. What Triton
+tells of GPUs comes from DCGM, which many containers do not have: then the driver is asked.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +38,20 @@ _GAUGES: dict[tuple[str, str], tuple[str, str, float]] = {  # (metric, a label's
     ("nv_trt_llm_kv_cache_block_metrics", "used"): ("kv_cache_used_blocks", "blocks", 1.0),
 }
 _SUMS = {"gpu_memory_used", "gpu_power"}  # of all GPUs; of the others the mean
-_PAUSE_S = 0.9
+_PAUSE_S, _PATIENCE_S = 0.9, 5.0
 _TICK = os.sysconf("SC_CLK_TCK")
 
 Samples = list[tuple[str, dict[str, str], float]]
 
 
 class Watch:
-    """One load point, from `Watch(...)` to `found()`. `metrics` is a URL or "", `pid` of a server that is ours or 0."""
+    """One load point, from `Watch(...)` to `found()`. `metrics` is a URL or "", `pid` of a server that is ours or 0.
 
-    def __init__(self, metrics: str, pid: int) -> None:
-        self._url, self._pid = metrics, pid
+    `gpus` are the server's as the driver numbers them, when they are this machine's.
+    """
+
+    def __init__(self, metrics: str, pid: int, gpus: Sequence[str] = ()) -> None:
+        self._url, self._pid, self._gpus = metrics, pid, gpus
         self._before = self._samples()
         self._cpu = cpu_seconds(pid)
         self._gauges: dict[str, list[float]] = {}
@@ -57,7 +62,10 @@ class Watch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _PAUSE_S
-        for name, value in _gauges(self._samples()).items():
+        gauges = _gauges(self._samples())
+        if self._gpus and "gpu_memory_used" not in gauges:
+            gauges |= asked_driver(self._gpus)
+        for name, value in gauges.items():
             self._gauges.setdefault(name, []).append(value)
         self._peak = max(self._peak, memory_bytes(self._pid))
 
@@ -78,8 +86,9 @@ class Watch:
         return found
 
     def peak(self) -> float | None:
-        """Bytes that the server held at most: of the GPUs where it says so, else of its own processes."""
-        return max(self._gauges.get("gpu_memory_used", [0.0])) or float(self._peak) or None
+        """Bytes that the server held at most: of its GPUs or, where it has none, of its own processes."""
+        own = 0 if self._gpus else self._peak
+        return max(self._gauges.get("gpu_memory_used", [0.0])) or float(own) or None
 
     def _samples(self) -> Samples:
         if not self._url:
@@ -87,6 +96,24 @@ class Watch:
         with contextlib.suppress(Unasked):
             return parse(fetch(self._url))
         return []
+
+
+def asked_driver(gpus: Sequence[str]) -> dict[str, float]:
+    """The same gauges of these GPUs from nvidia-smi, as far as it tells; {} where there is none."""
+    fields = {"utilization.gpu": ("gpu_utilization", 1.0), "memory.used": ("gpu_memory_used", 1 << 20),
+              "power.draw": ("gpu_power", 1.0)}  # fmt: skip
+    ask = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", f"--id={','.join(gpus)}"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    rows = [dict(zip(fields.values(), line.split(","), strict=False)) for line in told.splitlines()]
+    values: dict[str, list[float]] = {}
+    for (name, scale), text in (pair for row in rows for pair in row.items()):
+        with contextlib.suppress(ValueError):  # [N/A]
+            number = float(text) * scale
+            values.setdefault(name, []).append(number)
+    return combined(values)
 
 
 def parse(text: str) -> Samples:
@@ -130,6 +157,11 @@ def _gauges(samples: Samples) -> dict[str, float]:
         for word in ("", *labels.values()):
             if found := _GAUGES.get((metric, word)):
                 values.setdefault(found[0], []).append(value * found[2])
+    return combined(values)
+
+
+def combined(values: dict[str, list[float]]) -> dict[str, float]:
+    """One figure of several GPUs or processes."""
     return {name: sum(of) / (1 if name in _SUMS else len(of)) for name, of in values.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import watch
@@ -36,6 +37,30 @@ def test_times_are_means_of_the_requests_in_between(monkeypatch: pytest.MonkeyPa
 def test_a_server_without_metrics_has_no_figures() -> None:
     found = watch.Watch("http://127.0.0.1:9/metrics", 0)
     assert (found.found(), found.peak()) == ({}, None)
+
+
+SMI = """#!/bin/sh
+[ "$1" = --query-gpu=utilization.gpu,memory.used,power.draw ] && [ "$3" = --id=2,3 ] && echo "40, 1000, 300.5
+60, 2000, [N/A]"
+"""
+
+
+def test_where_the_metrics_say_nothing_of_gpus_the_driver_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    watched = watch.Watch("", os.getpid(), ["2", "3"])
+    gauges = {name: one["max"] for name, one in watched.found()["gauges"].items()}
+    assert gauges == {"gpu_utilization": 50.0, "gpu_memory_used": 3000.0 * (1 << 20), "gpu_power": 300.5}
+    assert watched.peak() == 3000.0 * (1 << 20)
+
+
+def test_a_gpu_that_cannot_be_asked_is_not_taken_for_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    watched = watch.Watch("", os.getpid(), ["0"])
+    assert ("gauges" in watched.found(), watched.peak()) == (False, None)
 
 
 def test_a_process_is_counted_with_its_children() -> None:
