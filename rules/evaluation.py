@@ -93,7 +93,8 @@ def lines(summary: dict[str, Any]) -> list[str]:
     of = summary["settings"].get("questions_in_all", scores["questions"])
     part = f"{scores['questions']} of the {of}" if of > scores["questions"] else scores["questions"]
     head = f"{part} questions" + (f", {scores['failed']} without an answer" if scores["failed"] else "")
-    return [head, *_lines(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {}))]
+    judged = (f"{'holds' if gate['holds'] else 'BROKEN'}: {gate['text']}" for gate in summary["gates"])
+    return [head, *_lines(scores["scores"], errors, theirs), *_faithful(scores.get("fidelity", {})), *judged]
 
 
 def _scored(

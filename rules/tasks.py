@@ -13,7 +13,7 @@ import gc
 import inspect
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,11 +204,10 @@ def observe(space: Workspace, variant: Variant) -> dict[str, Any] | TaskFailed:
     try:
         with progress.action(name):
             summary = evaluation.evaluate(space, variant, lambda line: progress.line(name, line))
-        evaluation.require(summary)
     except BuildError as error:
         return TaskFailed(str(error))
     told = [*evaluation.lines(summary), str(summary["folder"].relative_to(space.root))]
-    return {"how": "measured", "seconds": time.monotonic() - began, "summary": "\n".join(told)}
+    return _judged(told, began, (evaluation.require, summary))
 
 
 def put_under_load(space: Workspace, name: str) -> dict[str, Any] | TaskFailed:
@@ -222,12 +221,24 @@ def put_under_load(space: Workspace, name: str) -> dict[str, Any] | TaskFailed:
             variant, heard = space.plan.variants[name], lambda line: progress.line(task, line)
             summary = series.measure(variant, bench.Asked(), heard)
             scored = evaluation.of_run(space, variant, summary, heard)
-        bench.require(summary)
-        if scored:
-            evaluation.require(scored)
     except BuildError as error:
         return TaskFailed(str(error))
     told = [*bench.lines(summary), *(evaluation.lines(scored) if scored else ()), os.path.relpath(summary["folder"])]
+    return _judged(told, began, (bench.require, summary), *(((evaluation.require, scored),) if scored else ()))
+
+
+def _judged(
+    told: Iterable[str], began: float, *verdicts: tuple[Callable[[dict[str, Any]], None], dict[str, Any]]
+) -> Any:
+    """What doit is given of a measurement: its figures, and TaskFailed with them where gates are broken."""
+    broken = []
+    for require, summary in verdicts:
+        try:
+            require(summary)
+        except BuildError as error:
+            broken.append(str(error))
+    if broken:
+        return TaskFailed("\n".join([*broken, "", *(f"    {line}" for line in told)]))
     return {"how": "measured", "seconds": time.monotonic() - began, "summary": "\n".join(told)}
 
 

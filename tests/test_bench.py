@@ -100,6 +100,7 @@ def test_a_broken_gate_is_red_with_a_line_and_the_run_is_kept(space: Space) -> N
     assert f"bench:{NAME} breaks 2 of 3 gates" in result.out
     assert "must be at most 0.001 ms (concurrency" in result.out
     assert "must be at least 1e+06 1/s (concurrency" in result.out
+    assert "\n    concurrency 1  " in result.out  # all figures are told, too
     assert [gate["holds"] for gate in _summaries(space)[0]["gates"]] == [False, True, False]
 
 
