@@ -109,8 +109,10 @@ def test_a_broken_gate_is_red_with_a_line_each_and_the_run_is_kept(asked: Space)
     result = asked.run(f"eval:{VARIANT}")
     assert result.rc == 1
     assert f"ERROR: eval:{VARIANT} breaks 1 of 2 gates" in result.out
-    assert "exact_match is 0.5, must be at least 0.9" in result.out
-    assert "agreement" not in result.out
+    wrong, _, figures = result.out.partition("answers ")
+    assert "exact_match is 0.5, must be at least 0.9" in wrong
+    assert "agreement" not in wrong
+    assert "    holds: agreement is 0.99, must be at least" in figures
     assert [gate["holds"] for gate in _summary(_runs(asked, VARIANT)[0])["gates"]] == [False, True]
 
 
