@@ -151,7 +151,7 @@ def test_a_seed_gives_the_same_text_in_company(client: Client) -> None:
         ({"bad_words": ["x"]}, "bad_words"),
         ({"embedding_bias_words": ["a"], "embedding_bias_weights": [1.0]}, "embedding_bias_words"),
         ({"num_return_sequences": 2}, "num_return_sequences"),
-        ({"return_context_logits": True}, "return_context_logits"),
+        ({"return_generation_logits": True}, "return_generation_logits"),
         ({"guided_decoding_guide_type": "json", "guided_decoding_guide": "{}"}, "guided_decoding_guide"),
         ({"lora_task_id": 1}, "lora_task_id"),
         ({"text_input": "x " * 500_000}, "tokens, the engine takes 120 (max_input_len)"),

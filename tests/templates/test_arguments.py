@@ -82,7 +82,7 @@ def test_a_huge_list_of_stop_words_is_refused_with_numbers(modules: Any, setting
         ("decoder_input_ids", [[1]], "decoder_text_input"),
         ("draft_input_ids", [[1]], "draft_input_ids"),
         ("num_return_sequences", 2, "num_return_sequences"),
-        ("return_context_logits", True, "return_context_logits"),
+        ("return_generation_logits", True, "return_generation_logits"),
         ("return_perf_metrics", True, "return_perf_metrics"),
         ("lora_task_id", 0, "lora_task_id"),
         ("runtime_top_p_min", 0.5, "runtime_top_p_min"),
@@ -97,7 +97,7 @@ def test_what_the_engine_cannot_do_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("tensor", "value"), [("return_context_logits", False), ("num_return_sequences", 1), ("bad_words_list", [[]])]
+    ("tensor", "value"), [("return_generation_logits", False), ("num_return_sequences", 1), ("bad_words_list", [[]])]
 )
 def test_what_asks_for_nothing_is_accepted(modules: Any, settings: Any, tensor: str, value: Any) -> None:
     _job(modules, settings, **{tensor: value})
@@ -116,11 +116,23 @@ def test_what_asks_for_nothing_is_accepted(modules: Any, settings: Any, tensor: 
         ({"pad_id": -1}, "pad_id is -1"),
         ({"streaming": True, "beam_width": 2}, "stream is true and beam_width is 2"),
         ({"temperature": [0.5, 0.5]}, "temperature has shape"),
+        ({"streaming": True, "return_context_logits": True}, "stream is true with return_context_logits"),
     ],
 )
 def test_a_limit_is_told_with_its_numbers(modules: Any, settings: Any, more: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         _job(modules, settings, **more)
+
+
+def test_logits_of_the_prompt_are_wanted_when_asked_for(modules: Any, settings: Any) -> None:
+    assert _job(modules, settings, return_context_logits=True).wanted.context_logits
+    assert not _job(modules, settings, return_context_logits=False).wanted.context_logits
+
+
+def test_more_logits_than_one_answer_should_hold_are_refused_with_numbers(modules: Any) -> None:
+    modules.arguments.check_logits(1765, 152_064)
+    with pytest.raises(ValueError, match="4096 tokens x 152064 logits are 2376 MiB: at most 1024"):
+        modules.arguments.check_logits(4096, 152_064)
 
 
 def test_a_missing_input_is_named(modules: Any, settings: Any) -> None:

@@ -75,3 +75,20 @@ def test_without_an_end_the_text_goes_on(modules: Any) -> None:
     genai = pytest.importorskip("openvino_genai")
     config = modules.sampling.generation_config(genai, modules.sampling.Sampling(max_tokens=8))
     assert config.ignore_eos
+
+
+@pytest.mark.parametrize(
+    ("fields", "only"),
+    [
+        ({"max_tokens": 1}, True),
+        ({"max_tokens": 1, "top_k": 1, "log_probs": True}, True),
+        ({"max_tokens": 2}, False),
+        ({"max_tokens": 1, "min_tokens": 1}, False),
+        ({"max_tokens": 1, "top_p": 0.5}, False),
+        ({"max_tokens": 1, "beam_width": 2}, False),
+        ({"max_tokens": 1, "repetition_penalty": 1.1}, False),
+        ({"max_tokens": 1, "presence_penalty": 0.1}, False),
+    ],
+)
+def test_one_plain_token_is_what_the_prompts_logits_say(modules: Any, fields: dict[str, Any], only: bool) -> None:
+    assert modules.sampling.Sampling(**fields).only_likeliest is only

@@ -18,6 +18,7 @@ class Answer:
         self.number = number if job.wanted.stream else None
         self.job = job
         self.channel = channel
+        self.context_logits: Any = None  # float32 [n, vocabulary], where they are wanted
         self._cutter = Cutter(pieces, StopWords(job.stop_words, pieces))
         self._cutting = job.wanted.stream or bool(job.stop_words)
         self._log_probs: list[float] = []
@@ -85,4 +86,4 @@ class Answer:
 
     def _whole(self, beams: list[list[int]], log_probs: list[list[float]]) -> Any:
         prompt = self.job.prompt.tolist() if self.job.wanted.include_input else []
-        return response(self.job, [[*prompt, *ids] for ids in beams], log_probs)
+        return response(self.job, [[*prompt, *ids] for ids in beams], log_probs, context_logits=self.context_logits)

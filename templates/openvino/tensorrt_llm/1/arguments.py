@@ -30,7 +30,7 @@ ALIASES = {"min_tokens": ("min_tokens", "min_length"), "seed": ("seed", "random_
 HANDLED = {
     *NUMBERS, "input_ids", "input_lengths", "end_id", "pad_id", "stop_words_list", "min_tokens", "min_length", "seed",
     "random_seed", "streaming", "exclude_input_in_output", "return_num_input_tokens", "return_num_output_tokens",
-    "stop",
+    "return_context_logits", "stop",
 }  # fmt: skip
 # tensor -> what a client of ensemble or BLS calls it, where that differs
 CLIENT_NAMES = {
@@ -43,6 +43,7 @@ CLIENT_NAMES = {
 # a value that says the same as leaving the tensor out
 NEUTRAL = {"num_return_sequences": 1, "beam_search_diversity_rate": 0}
 MAX_STOP_WORDS, MAX_STOP_IDS = 1024, 8192
+MAX_LOGITS_MIB = 1024  # of one answer: a gRPC message ends at 2 GiB, and the same in JSON is several times as long
 
 
 def jobs(tensors: Tensors, settings: Settings) -> list[Job]:
@@ -89,10 +90,13 @@ def job(values: Tensors, index: int, count: int, settings: Settings) -> Job:
     numbers |= {field: one_of(values, names) for field, names in ALIASES.items() if set(names) & set(values)}
     sampling = checked(Sampling(**numbers, end_ids=end_ids(values, settings)), settings.max_beam_width)
     check_length(len(prompt), sampling.max_tokens, settings)
+    asked = wanted(values, index if count > 1 else None, sampling, settings)
+    if asked.context_logits:
+        check_logits(len(prompt), settings.vocab_size)
     return Job(
         prompt=prompt,
         sampling=sampling,
-        wanted=wanted(values, index if count > 1 else None, sampling, settings),
+        wanted=asked,
         pad_id=token_id(values, "pad_id", settings, default=settings.pad_token_id),
         stop_words=stop_words(values.get("stop_words_list")),
     )
@@ -136,6 +140,15 @@ def check_length(prompt: int, output: int, settings: Settings) -> None:
         raise ValueError(f"{prompt} prompt tokens + max_tokens {output} exceed {settings.max_seq_len} (max_seq_len)")
 
 
+def check_logits(prompt: int, vocabulary: int) -> None:
+    """Raise ValueError with the numbers when the context logits of a prompt are more than one answer should hold."""
+    size = prompt * vocabulary * 4 >> 20
+    if size > MAX_LOGITS_MIB:
+        raise ValueError(
+            f"return_context_logits: {prompt} tokens x {vocabulary} logits are {size} MiB: at most {MAX_LOGITS_MIB}"
+        )
+
+
 def end_ids(values: Tensors, settings: Settings) -> tuple[int, ...]:
     """The ids that end the text: the one asked for, all of the model's own if it is one of them, none for -1."""
     if "end_id" not in values:
@@ -164,9 +177,12 @@ def wanted(values: Tensors, index: int | None, sampling: Sampling, settings: Set
         raise ValueError("stream is true, but the model is not decoupled: set decoupled_mode = true")
     if stream and sampling.beam_width > 1:
         raise ValueError(f"stream is true and beam_width is {sampling.beam_width}: beams are known at the end only")
+    if stream and flags.get("return_context_logits"):
+        raise ValueError("stream is true with return_context_logits: they come whole, so ask without stream")
     return Wanted(
         stream=stream,
         log_probs=sampling.log_probs,
+        context_logits=flags.get("return_context_logits", False),
         include_input=not stream and not flags.get("exclude_input_in_output", settings.exclude_input),
         num_input_tokens=flags.get("return_num_input_tokens", False),
         num_output_tokens=flags.get("return_num_output_tokens", False),

@@ -16,6 +16,7 @@ class Wanted:
 
     stream: bool = False
     log_probs: bool = False
+    context_logits: bool = False
     include_input: bool = False
     num_input_tokens: bool = False
     num_output_tokens: bool = False

@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb
 from answer import Answer
 from arguments import jobs
 from batcher import Batcher
+from contexts import Contexts
 from engine import Engine
 from job import Channel
 from metrics import Metrics
@@ -35,8 +36,11 @@ class TritonPythonModel:
         self._settings = load_settings(folder, config)
         self._pieces = Pieces(tokenizer, Tokenizer(tokenizer))
         metrics = Metrics(args["model_name"], args["model_version"])
-        self._batcher = Batcher(Engine(folder, self._settings), self._settings, metrics, pb.TritonError.CANCELLED)
+        engine = Engine(folder, self._settings)
+        self._batcher = Batcher(engine, self._settings, metrics, pb.TritonError.CANCELLED)
         self._batcher.start()
+        self._contexts = Contexts(engine.forward, self._batcher.submit, pb.TritonError.CANCELLED)
+        self._contexts.start()
         sibling = "postprocessing" + args["model_name"].removeprefix("tensorrt_llm")
         self._watch = Watch(
             self._batcher, functools.partial(streams_seen, sibling), self._settings.cancellation_check_s
@@ -70,10 +74,13 @@ class TritonPythonModel:
         )
         ensemble = called_by_ensemble(request.requested_output_names(), request.parameters())
         numbers = self._numbers if ensemble else itertools.repeat(None)
-        self._batcher.submit([Answer(job, channel, self._pieces, next(numbers)) for job in todo])
+        answers = [Answer(job, channel, self._pieces, next(numbers)) for job in todo]
+        self._batcher.submit([one for one in answers if not one.job.wanted.context_logits])
+        self._contexts.put([one for one in answers if one.job.wanted.context_logits])
 
     def finalize(self) -> None:
         """Answer what is in flight and end the threads."""
+        self._contexts.stop()
         self._batcher.stop()
         self._watch.join()
 

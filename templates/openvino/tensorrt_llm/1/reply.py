@@ -10,7 +10,13 @@ from job import Job
 
 
 def response(
-    job: Job, beams: list[list[int]], log_probs: list[list[float]], *, start: int = 0, stream: int | None = None
+    job: Job,
+    beams: list[list[int]],
+    log_probs: list[list[float]],
+    *,
+    start: int = 0,
+    stream: int | None = None,
+    context_logits: Any = None,
 ) -> Any:
     """A response of one or more beams; `log_probs` are those of all generated ids, of which `start` went before.
 
@@ -26,6 +32,8 @@ def response(
     ]
     if job.wanted.batch_index is not None:
         tensors.append(pb.Tensor("batch_index", np.array([[job.wanted.batch_index]], np.int32)))
+    if context_logits is not None:
+        tensors.append(pb.Tensor("context_logits", context_logits[None]))
     return pb.InferenceResponse([*tensors, *probabilities(job, log_probs, start)])
 
 

@@ -37,6 +37,13 @@ class Sampling:
         """One candidate: no top_p without top_k, a top_k of one, or no heat at all."""
         return self.top_k == 1 or (self.top_k == 0 and self.top_p <= 0) or self.temperature == 0
 
+    @property
+    def only_likeliest(self) -> bool:
+        """The whole answer is the prompt's likeliest next token."""
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        lengths = (self.max_tokens, self.min_tokens, self.beam_width)
+        return self.greedy and lengths == (1, 0, 1) and penalties == (1, 0, 0)
+
 
 def checked(sampling: Sampling, max_beam_width: int) -> Sampling:
     """The same, or ValueError that names the client's field."""

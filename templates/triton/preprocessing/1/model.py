@@ -21,6 +21,7 @@ FIELDS = (
     "length_penalty", "repetition_penalty", "min_tokens", "min_length", "presence_penalty", "frequency_penalty",
     "seed", "random_seed", "return_log_probs", "beam_width", "stream", "num_return_sequences",
     "exclude_input_in_output", "return_num_input_tokens", "return_num_output_tokens",
+    "return_context_logits",
 )  # fmt: skip
 
 
