@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-__all__ = ["LIMITS", "SCORES", "Limit", "Regression", "Verdict", "judge", "regressions"]
+__all__ = ["LIKELIHOOD", "LIMITS", "SCORES", "Limit", "Regression", "Verdict", "judge", "regressions"]
 
 _TIMES = ("ttft", "ttst", "itl", "icl", "latency")
 _STATISTICS = ("avg", "p50", "p75", "p90", "p95", "p99")
@@ -26,6 +26,12 @@ SCORES: Mapping[str, str] = {
     "agreement": "",
     "agreement_identical": "",
     "agreement_prefix": "tokens",
+}
+# of the expected answers, where `eval` says likelihood = true
+LIKELIHOOD: Mapping[str, str] = {
+    "expected_perplexity": "",
+    "expected_log_prob_drop": "nats/token",
+    "expected_kl": "nats/token",
 }
 
 
@@ -72,6 +78,7 @@ LIMITS: Mapping[str, Limit] = {
     **{f"{name}_drop": Limit(best="low", unit=unit) for name, unit in SCORES.items() if "agreement" not in name},
     "log_prob_drop": Limit(best="low", unit="nats/token"),
     "kl_bound": Limit(best="low", unit="nats/token"),
+    **{name: Limit(best="low", unit=unit) for name, unit in LIKELIHOOD.items()},
 }
 
 

@@ -161,7 +161,7 @@ class Eval(_Strict):
     `data` is `file:PATH` of a .jsonl; `column` names the prompt in each row (else the first of input, text_input, text,
     prompt) and `expected` the right answer (else the first of expected, output). The first `size` rows are asked, all
     without it, for `max_tokens` or the row's own or the shape's osl. `reference` is one of the entry's precisions:
-    agreement with it is measured, and what is lost to it.
+    agreement with it is measured, and what is lost to it. With `likelihood` the expected answers are measured too.
     """
 
     data: Annotated[str, Field(pattern="^file:.")]
@@ -169,6 +169,7 @@ class Eval(_Strict):
     expected: str | None = None
     metrics: list[Metric] = []
     reference: str | None = None
+    likelihood: bool = False
     size: Count | None = None
     max_tokens: Count | None = None
     concurrency: Count = 8

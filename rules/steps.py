@@ -212,7 +212,8 @@ def ask(variant: Variant, asked: Eval, root: Path, url: str = "") -> Action:
         *(f"--{name}={value}" for name, value in options.items() if value is not None),
         f"--max-tokens={asked.max_tokens or variant.shape.osl}",
         f"--concurrency={asked.concurrency}",
-        *(("--answered",) if asked.metrics else ()),
+        *(("--answered",) if asked.metrics or asked.likelihood else ()),
+        *(("--likelihood",) if asked.likelihood else ()),
         inputs=(*(() if url else server), ("data", file(data))),
         outputs=("answers.jsonl",),
     )

@@ -16,6 +16,7 @@ GITHUB = "https://github.com"
 # How threads are written, and where they are.
 REPOSITORIES = {
     "AIC": "ai-dynamo/aiconfigurator",
+    "Model-Optimizer": "NVIDIA/Model-Optimizer",
     "TRT-LLM": "NVIDIA/TensorRT-LLM",
     "backend": "triton-inference-server/tensorrtllm_backend",
     "huggingface_hub": "huggingface/huggingface_hub",

@@ -153,6 +153,12 @@ def test_questions_are_asked_up_to_the_shapes_length_unless_told_otherwise() -> 
     assert "--max-tokens=5" in steps.ask(VARIANT, asked, HERE.parent).argv
 
 
+def test_a_likelihood_is_of_expected_answers_which_every_question_must_have() -> None:
+    asked = Eval(data=f"file:{HERE.name}", likelihood=True)
+    assert {"--likelihood", "--answered"} <= set(steps.ask(VARIANT, asked, HERE.parent).argv)
+    assert not {"--likelihood", "--answered"} & set(ASK.argv)
+
+
 def test_other_questions_are_another_action(tmp_path: Path) -> None:
     texts = []
     for text in ("one", "two"):

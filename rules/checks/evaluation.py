@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rules.checks.entry import Subject
 from rules.errors import Problem, nearest
-from rules.gates import LIMITS
+from rules.gates import LIKELIHOOD, LIMITS
 from rules.rule import Rule, error
 
 __all__ = ["RULES"]
@@ -21,6 +21,9 @@ def gates_known(subject: Subject) -> Iterator[Problem]:
             yield Problem(what=f"{path}: unknown gate", hint=nearest(name, tuple(LIMITS)))
         elif _against_reference(name) and not (subject.entry.eval and subject.entry.eval.reference):
             yield Problem(what=f"{path}: needs a reference precision", hint='write eval = { reference = "fp16", ... }')
+        elif name in LIKELIHOOD and not (subject.entry.eval and subject.entry.eval.likelihood):
+            what = f"{path}: needs what the engine makes of the expected answers"
+            yield Problem(what=what, hint="write eval = { likelihood = true, ... }")
 
 
 @error("write `eval` with a file that is there, and metrics or a reference", "TRT-LLM#2007", "TRT-LLM#967")
@@ -32,8 +35,10 @@ def evaluation_possible(subject: Subject) -> Iterator[Problem]:
     file = subject.root / asked.data.removeprefix("file:")
     if not file.is_file():
         yield Problem(what=f"{path}.data: {file} does not exist", hint="a .jsonl, relative to models.toml")
-    if not asked.metrics and asked.reference is None:
-        yield Problem(what=f"{path}: measures nothing", hint="name metrics, or a reference precision")
+    if not asked.metrics and asked.reference is None and not asked.likelihood:
+        yield Problem(
+            what=f"{path}: measures nothing", hint="name metrics, a reference precision, or likelihood = true"
+        )
     if asked.reference is not None and asked.reference not in subject.whole.precisions:
         what = f"{path}.reference: {asked.reference!r} is not a precision of this entry"
         yield Problem(what=what, hint=nearest(asked.reference, subject.whole.precisions))
@@ -72,4 +77,4 @@ RULES: tuple[Rule[Subject], ...] = (gates_known, evaluation_possible, load_possi
 
 
 def _against_reference(gate: str) -> bool:
-    return gate.endswith("_drop") or gate.startswith("agreement")
+    return gate.endswith("_drop") or gate.startswith("agreement") or gate in ("kl_bound", "expected_kl")

@@ -74,6 +74,21 @@ def _paged_cache_off(of: Case) -> Iterator[Problem]:
             yield Problem(what=what, hint='leave it out, or write batching_strategy = "V1" in `serving`')
 
 
+@error("build with gather_context_logits, serve without reuse", "Model-Optimizer#1577", "backend#530")
+@about
+def logits_returned(of: Case) -> Iterator[Problem]:
+    """An evaluation of likelihoods asks for the logits of whole prompts, which the engine must return."""
+    asked = of.setting.entry.eval
+    if not asked or not asked.likelihood:
+        return
+    if True not in (of.build.get("gather_context_logits"), of.build.get("gather_all_token_logits")):
+        what = f"{of.path}.eval.likelihood: needs build.gather_context_logits"
+        yield Problem(what=what, hint="write build = { gather_context_logits = true }")
+    if of.serving.get("enable_kv_cache_reuse", number(of.release.version) >= (0, 19, 0)) is True:
+        what = f"{of.path}.eval.likelihood: logits of tokens in the cache are left out"
+        yield Problem(what=what, hint="write serving = { enable_kv_cache_reuse = false }")
+
+
 @error("raise build.max_num_tokens, or serve with chunked context", "TRT-LLM#718", "TRT-LLM#1780")
 @about
 def tokens_hold_a_prompt(of: Case) -> Iterator[Problem]:
@@ -136,6 +151,7 @@ def policy_kept(of: Case) -> Iterator[Problem]:
 RULES: tuple[Rule[Setting], ...] = (
     settings_known,
     serving_fits_engine,
+    logits_returned,
     tokens_hold_a_prompt,
     cache_holds_a_request,
     cache_holds_a_batch,

@@ -6,13 +6,19 @@
 Writes OUT/answers.jsonl, a line per question in the data's order: `{"input", "expected", "text", "ids", "log_probs",
 "error"}`. Token ids are those of the model `tensorrt_llm`, which is asked between `preprocessing` and `postprocessing`
 as the ensemble does; a server without these three is asked `ensemble` for the text alone, and ids are null.
+
+With --likelihood a row also has `likely`, what the engine makes of the expected answer behind its question:
+`{"ids", "log_probs", "top": [[[token, log-probability], ...] per id]}`, the TOP likeliest first. They come from
+`context_logits`, asked for over gRPC, at the port after HTTP's unless --grpc-url says another.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
+import queue
 import shutil
 import signal
 import subprocess
@@ -35,6 +41,7 @@ PARTS = ("preprocessing", "tensorrt_llm", "postprocessing")
 TIMEOUT_SECONDS = 600
 SPEAK_SECONDS = 3.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+TOP = 64  # of a distribution: what else there is, is one outcome
 
 Json = dict[str, Any]
 
@@ -83,13 +90,17 @@ def question(row: object, number: int, prompts: tuple[str, ...], expected: tuple
 class Served:
     """The models of one server, asked by several threads with a connection each."""
 
-    def __init__(self, url: str, model: str, max_tokens: int) -> None:
+    def __init__(self, url: str, model: str, max_tokens: int, grpc: str = "") -> None:
+        """With `grpc`, HOST:PORT, expected answers are measured too. Raises Refused where they cannot be."""
         self._host, _, port = url.rpartition(":")
         self._port, self._model, self._max_tokens = int(port), model, max_tokens
         self._own = threading.local()
         kind, _, variant = model.partition("__")  # as serve.py names the models of several repositories
         self._parts = [f"{part}__{variant}" if variant else part for part in PARTS]
         self._in_parts = kind == "ensemble" and all(self._ready(part) for part in self._parts)
+        self._logits = Logits(grpc, self._parts[1]) if grpc else None
+        if grpc and not self._in_parts:
+            raise Refused(f"{url} has not the models {', '.join(self._parts)}, which a likelihood needs")
 
     def answer(self, asked: Json) -> Json:
         """A row of answers.jsonl; what went wrong is in it."""
@@ -97,14 +108,25 @@ class Served:
         row = {"input": asked["input"], "expected": asked["expected"], "text": None, "ids": None, "log_probs": None}
         try:
             found = self._by_parts(asked["input"], length) if self._in_parts else self._whole(asked["input"], length)
-            return {**row, **found, "error": None}
+            more = {"likely": self._likely(asked)} if self._logits else {}
+            return {**row, **found, **more, "error": None}
         except (OSError, HTTPException, ValueError, LookupError) as error:
             self._own.connection = None
             return {**row, "error": f"{type(error).__name__}: {error}"}
 
-    def _by_parts(self, text: str, length: int) -> Json:
+    def _likely(self, asked: Json) -> Json:
+        """Of the ids that question and expected answer have beyond the question's own."""
+        assert self._logits
+        before, whole = (self._ids(text)[1] for text in (asked["input"], asked["input"] + asked["expected"]))
+        ids = whole[len(before) :]
+        return likely(self._logits.of(whole[:-1])[-len(ids) :], ids) if ids else {"ids": [], "log_probs": [], "top": []}
+
+    def _ids(self, text: str, length: int = 1) -> tuple[Json, list[int]]:
         prompt = self._generate(self._parts[0], {"QUERY": text, "REQUEST_OUTPUT_LEN": length})
-        ids = _list(prompt["INPUT_ID"])
+        return prompt, _list(prompt["INPUT_ID"])
+
+    def _by_parts(self, text: str, length: int) -> Json:
+        prompt, ids = self._ids(text, length)
         asked: Json = {"input_ids": ids, "input_lengths": len(ids), "request_output_len": length}
         asked |= {"exclude_input_in_output": True, "return_log_probs": True}
         asked |= {
@@ -141,6 +163,82 @@ class Served:
         return response.status, response.read().decode("utf-8")
 
 
+class Logits:
+    """Context logits of `model` over gRPC, asked by several threads with a connection each."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._url, self._model = url, model
+        self._own, self._numbers = threading.local(), itertools.count()
+
+    def of(self, ids: list[int]) -> Any:
+        """Floats [n, vocabulary] of n ids. Raises ValueError where the engine does not return a row for each."""
+        from tritonclient.grpc import InferRequestedOutput
+
+        number, (client, replies) = str(next(self._numbers)), self._connection()
+        wanted = [InferRequestedOutput("context_logits")]
+        client.async_stream_infer(self._model, inputs(ids), request_id=number, outputs=wanted)
+        while True:
+            result, error = next_of(replies)
+            if error:
+                del self._own.pair
+                raise ValueError(f"no logits from {self._model}: {error}")
+            reply = result.get_response()
+            if reply.id == number and reply.outputs:
+                return self._checked(result.as_numpy("context_logits"), ids)
+
+    def _checked(self, found: Any, ids: list[int]) -> Any:
+        rows, columns = (0, 0) if found is None else found.shape[-2:]
+        if rows != len(ids) or columns <= max(ids):
+            need = "an engine of TensorRT-LLM needs gather_context_logits, and a server without enable_kv_cache_reuse"
+            raise ValueError(f"{self._model} returned logits of {rows} tokens of {len(ids)}: {need}")
+        return found.reshape(rows, columns)
+
+    def _connection(self) -> tuple[Any, queue.Queue[Any]]:
+        from tritonclient.grpc import InferenceServerClient
+
+        if not hasattr(self._own, "pair"):
+            client, replies = InferenceServerClient(self._url), queue.Queue[Any]()
+            client.start_stream(lambda result, error: replies.put((result, error)))
+            self._own.pair = client, replies
+        found: tuple[Any, queue.Queue[Any]] = self._own.pair
+        return found
+
+
+def next_of(replies: queue.Queue[Any]) -> Any:
+    """(result, error). Raises TimeoutError."""
+    try:
+        return replies.get(timeout=TIMEOUT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer over gRPC in {TIMEOUT_SECONDS} s") from None
+
+
+def inputs(ids: list[int]) -> list[Any]:
+    """The tensors of a request for context logits; one token has to be generated."""
+    import numpy as np
+    from tritonclient.grpc import InferInput
+
+    values = {"input_ids": [ids], "input_lengths": [[len(ids)]], "request_output_len": [[1]]}
+    arrays = {name: np.array(value, np.int32) for name, value in values.items()}
+    arrays["return_context_logits"] = np.ones((1, 1), np.bool_)
+    made = []
+    for name, array in arrays.items():
+        made.append(InferInput(name, list(array.shape), "BOOL" if array.dtype == np.bool_ else "INT32"))
+        made[-1].set_data_from_numpy(array)
+    return made
+
+
+def likely(logits: Any, ids: list[int]) -> Json:
+    """Log-probabilities, in nats, of each id in its row of `logits`, and of the row's TOP likeliest tokens."""
+    import numpy as np
+
+    rows = logits.astype(np.float64)
+    rows -= rows.max(-1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(-1, keepdims=True))
+    best = np.argsort(-rows, axis=-1, kind="stable")[:, :TOP]
+    tops = [[[int(token), round(float(row[token]), 6)] for token in top] for row, top in zip(rows, best, strict=True)]
+    return {"ids": ids, "log_probs": [float(row[token]) for row, token in zip(rows, ids, strict=True)], "top": tops}
+
+
 def _list(value: Any) -> list[Any]:
     """Triton's `generate` writes a tensor of one element without its list."""
     return value if isinstance(value, list) else [value]
@@ -162,8 +260,8 @@ def ask(served: Served, asked: list[Json], concurrency: int, out: Path) -> int:
 
 
 @contextmanager
-def server(tool: Path, repository: Path, out: Path) -> Iterator[str]:
-    """HOST:PORT of a server on free ports, to be stopped by the kernel when this process dies; shows its progress.
+def server(tool: Path, repository: Path, out: Path) -> Iterator[tuple[str, str]]:
+    """HOST:PORT of HTTP and of gRPC of a server on free ports, stopped by the kernel when this process dies.
 
     Its log goes to `out` in the end; of one that did not start it stays where the runner looks for logs.
     """
@@ -181,7 +279,7 @@ def server(tool: Path, repository: Path, out: Path) -> Iterator[str]:
         if not (folder / "state.json").is_file():
             raise Refused("the server did not start")  # serve.py has said why
         state = json.loads((folder / "state.json").read_text())
-        yield f"{state['host']}:{state['http_port']}"
+        yield f"{state['host']}:{state['http_port']}", f"{state['host']}:{state['grpc_port']}"
     finally:
         process.terminate()
         process.wait()
@@ -191,17 +289,18 @@ def server(tool: Path, repository: Path, out: Path) -> Iterator[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Raises Refused when the data is wrong, the server does not start, or no question was answered."""
-    asked = questions(args.data, args.column, args.expected, args.size, answered=args.answered)
+    asked = questions(args.data, args.column, args.expected, args.size, answered=args.answered or args.likelihood)
     answers = args.out / "answers.jsonl"
-    with closing_server(args) as url:
-        failed = ask(Served(url, args.model, args.max_tokens), asked, args.concurrency, answers)
+    with closing_server(args) as (url, grpc):
+        served = Served(url, args.model, args.max_tokens, grpc if args.likelihood else "")
+        failed = ask(served, asked, args.concurrency, answers)
     if failed == len(asked):
         raise Refused("no question was answered")
 
 
 @contextmanager
-def closing_server(args: argparse.Namespace) -> Iterator[str]:
-    """The server that runs already, or one of our own."""
+def closing_server(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The server that runs already, or one of our own: HTTP and gRPC."""
     if args.url:
         host, port = args.url.rpartition(":")[::2]
         try:
@@ -209,10 +308,10 @@ def closing_server(args: argparse.Namespace) -> Iterator[str]:
                 connection.connect()
         except (OSError, ValueError) as error:
             raise Refused(f"{args.url} does not answer\n    reason  {error}\n    hint: HOST:PORT of HTTP") from None
-        yield args.url
+        yield args.url, args.grpc_url or f"{host}:{int(port) + 1}"
     else:
-        with server(args.server, args.repository, args.out) as url:
-            yield url
+        with server(args.server, args.repository, args.out) as both:
+            yield both
 
 
 def main() -> int:
@@ -222,11 +321,18 @@ def main() -> int:
         parser.add_argument(name, type=lambda text: Path(text).absolute(), required=True)
     for name in ("--repository", "--server"):
         parser.add_argument(name, type=lambda text: Path(text).absolute())
-    for name, default in (("--url", ""), ("--model", "ensemble"), ("--column", ""), ("--expected", "")):
+    for name, default in (
+        ("--url", ""),
+        ("--grpc-url", ""),
+        ("--model", "ensemble"),
+        ("--column", ""),
+        ("--expected", ""),
+    ):
         parser.add_argument(name, default=default)
     for name, preset in (("--size", None), ("--max-tokens", 64), ("--concurrency", 8)):
         parser.add_argument(name, type=int, default=preset)
     parser.add_argument("--answered", action="store_true", help="every question must have an expected answer")
+    parser.add_argument("--likelihood", action="store_true", help="measure the expected answers too")
     args = parser.parse_args()
     try:
         run(args)

@@ -196,11 +196,50 @@ def certainty(pairs: list[tuple[Row, Row]]) -> Row:
     }
 
 
+def likelihood(rows: list[Row], reference: list[Row] | None = None) -> Row:
+    """What was made of the expected answers' tokens, all questions together; empty where nothing was measured.
+
+    With the `reference`'s rows, also its own, how much lower the log-probability is, and the divergence.
+    """
+    others = reference or rows
+    pairs = [
+        (row["likely"], other["likely"])
+        for row, other in zip(rows, others, strict=True)
+        if both(row, other, "likely") and row["likely"]["ids"] == other["likely"]["ids"]
+    ]
+    ours = [value for one, _ in pairs for value in one["log_probs"]]
+    if not ours:
+        return {}
+    mean = statistics.fmean(ours)
+    if reference is None:
+        return {"expected_perplexity": math.exp(-mean)}
+    theirs = statistics.fmean(value for _, other in pairs for value in other["log_probs"])
+    tops = [tops for one, other in pairs for tops in zip(other["top"], one["top"], strict=True)]
+    return {
+        "expected_perplexity": math.exp(-mean),
+        "expected_perplexity_reference": math.exp(-theirs),
+        "expected_log_prob_drop": theirs - mean,
+        "expected_kl": statistics.fmean(kl(dict(map(tuple, p)), dict(map(tuple, q))) for p, q in tops),
+    }
+
+
+def kl(reference: dict[int, float], other: dict[int, float]) -> float:
+    """KL from the reference to the other, in nats, over the tokens that are among the likeliest of both and the rest.
+
+    Both are log-probabilities by token. All else is one outcome: merging never raises KL, so this is a lower bound.
+    """
+    common = reference.keys() & other.keys()
+    known = sum(math.exp(reference[token]) * (reference[token] - other[token]) for token in common)
+    p, q = (max(1 - sum(math.exp(of[token]) for token in common), 1 - SURE) for of in (reference, other))
+    return max(known + p * math.log(p / q), 0.0)
+
+
 def compare(rows: list[Row], reference: list[Row], metrics: Sequence[str], scores: Row) -> tuple[list[Row], Row]:
     """Fidelity, the reference's own scores, and how much lower these are."""
     if [row["input"] for row in rows] != [row["input"] for row in reference]:
         raise Refused("the reference answers other questions\n    hint: evaluate the reference again, on the same data")
     each, figures = fidelity(rows, reference)
+    figures |= likelihood(rows, reference)
     theirs = score(reference, metrics)[1]["scores"]
     drops = {f"{name}_drop": theirs[name] - scores[name] for name in metrics}
     return each, {"fidelity": figures, "reference_scores": theirs, "drops": drops}
@@ -240,6 +279,8 @@ def evaluate(args: argparse.Namespace) -> None:
         more, against = compare(rows, read(args.reference, metrics), metrics, total["scores"])
         each = [{**one, **other} for one, other in zip(each, more, strict=True)]
         total |= against
+    else:
+        total["fidelity"] = likelihood(rows)
     failed = sum(bool(row.get("error")) for row in rows)
     versions = {name: importlib.metadata.version(name) for name in ("sacrebleu", "torchmetrics")}
     figures = {**total["scores"], **total.get("drops", {}), **total.get("fidelity", {})}

@@ -22,6 +22,12 @@ EXAMPLES: Examples = {
             "models.m.gates.rouge_l_drop: needs a reference precision",
             "reference",
         ),
+        Example(
+            {**GOOD, "gates": "{ expected_kl = 0.01 }"},
+            {**GOOD, "gates": "{ expected_kl = 0.01 }", "eval": EVAL.replace(" }", ", likelihood = true }")},
+            "models.m.gates.expected_kl: needs what the engine makes of the expected answers",
+            "likelihood = true",
+        ),
     ],
     "evaluation-possible": [
         Example(
@@ -38,7 +44,7 @@ EXAMPLES: Examples = {
         ),
         Example(
             {**CPU, "eval": '{ data = "file:there/config.json" }'},
-            GOOD,
+            {**CPU, "eval": '{ data = "file:there/config.json", likelihood = true }'},
             "models.m.eval: measures nothing",
             "name metrics",
         ),

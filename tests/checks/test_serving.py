@@ -10,6 +10,9 @@ from rules.release import load, versions
 from tests.checks.examples import Example, Examples, said
 from tests.lane import toml
 
+LIKELY = '{ data = "file:asked.jsonl", likelihood = true }'
+GATHER = "{ gather_context_logits = true }"
+
 EXAMPLES: Examples = {
     "settings-known": [
         Example(
@@ -41,6 +44,20 @@ EXAMPLES: Examples = {
             {"serving": '{ batch_scheduler_policy = "max_utilization" }'},
             "models.m.serving.batch_scheduler_policy: is not one of its words",
             "did you mean 'max_utilization'?",
+        ),
+    ],
+    "logits-returned": [
+        Example(
+            {"eval": LIKELY},
+            {"eval": LIKELY, "build": GATHER},
+            "models.m.eval.likelihood: needs build.gather_context_logits",
+            "gather_context_logits = true",
+        ),
+        Example(
+            {"eval": LIKELY, "build": GATHER, "serving": "{ enable_kv_cache_reuse = true }"},
+            {"eval": LIKELY, "build": "{ gather_all_token_logits = true }"},
+            "models.m.eval.likelihood: logits of tokens in the cache are left out",
+            "enable_kv_cache_reuse = false",
         ),
     ],
     "serving-fits-engine": [

@@ -5,16 +5,33 @@ With the real server and engine: tests/e2e/test_requests.py.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.fakes import PROJECT
 from tests.made import Run
+
+
+def _module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ask_tool", PROJECT / "rules/tools/ask.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tool = _module()
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -148,3 +165,33 @@ def test_questions_in_another_encoding_are_told(run_tool: Run, out: Path, tmp_pa
 def test_a_server_that_is_not_there_is_told(run_tool: Run, out: Path, tmp_path: Path) -> None:
     done = run_tool("ask", "--data", _data(tmp_path, {"input": "q"}), "--url=127.0.0.1:9", "--out", out)
     assert (done.returncode, "127.0.0.1:9 does not answer" in done.stderr) == (1, True)
+
+
+def test_expected_answers_are_measured_only_where_the_engine_can_be_asked(
+    run_tool: Run, url: str, out: Path, tmp_path: Path
+) -> None:
+    data = _data(tmp_path, {"input": "q", "expected": "e"})
+    done = run_tool("ask", "--data", data, "--url", url, "--likelihood", "--out", out)
+    assert done.returncode == 1
+    assert "has not the models preprocessing, tensorrt_llm, postprocessing" in done.stderr
+
+
+def test_a_row_of_logits_says_how_likely_each_token_is() -> None:
+    logits = np.log(np.array([[1, 2, 5], [4, 3, 1]], np.float32)) + 7
+    found = tool.likely(logits, [1, 1])
+    assert found["ids"] == [1, 1]
+    assert found["log_probs"] == pytest.approx([math.log(2 / 8), math.log(3 / 8)])
+    assert [[token for token, _ in top] for top in found["top"]] == [[2, 1, 0], [0, 1, 2]]
+    assert [math.exp(value) for _, value in found["top"][0]] == pytest.approx([5 / 8, 2 / 8, 1 / 8], abs=1e-5)
+
+
+def test_of_a_distribution_the_likeliest_are_kept() -> None:
+    found = tool.likely(np.arange(100, dtype=np.float32).reshape(1, 100), [3])
+    assert [token for token, _ in found["top"][0]] == list(range(99, 99 - tool.TOP, -1))
+
+
+def test_less_than_all_logits_is_an_error_with_what_is_needed() -> None:
+    with pytest.raises(
+        ValueError, match="logits of 2 tokens of 3: an engine of TensorRT-LLM needs gather_context_logi"
+    ):
+        tool.Logits("", "tensorrt_llm")._checked(np.zeros((1, 2, 9)), [1, 2, 3])

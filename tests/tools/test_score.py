@@ -111,6 +111,39 @@ def test_the_divergence_is_that_of_two_outcomes_and_zero_for_equals() -> None:
     assert math.isfinite(tool.divergence(0.0, -50.0))
 
 
+def _likely(log_probs: list[float], *tops: dict[int, float], ids: list[int] | None = None) -> dict[str, Any]:
+    top = [[[token, math.log(p)] for token, p in one.items()] for one in tops]
+    return {**_row([]), "likely": {"ids": ids or list(range(len(log_probs))), "log_probs": log_probs, "top": top}}
+
+
+def test_expected_answers_have_a_perplexity_and_what_is_lost_to_the_reference() -> None:
+    ours = [_likely([-1.0, -2.0], {0: 0.5}, {0: 0.5}), _likely([-3.0], {0: 0.5})]
+    theirs = [_likely([-1.0, -1.0], {0: 0.5}, {0: 0.5}), _likely([-1.0], {0: 0.5})]
+    assert tool.likelihood(ours) == {"expected_perplexity": pytest.approx(math.exp(2))}
+    assert tool.likelihood(ours, theirs) == {
+        "expected_perplexity": pytest.approx(math.exp(2)),
+        "expected_perplexity_reference": pytest.approx(math.exp(1)),
+        "expected_log_prob_drop": pytest.approx(1),
+        "expected_kl": pytest.approx(0),
+    }
+
+
+def test_what_was_not_measured_has_no_likelihood() -> None:
+    assert tool.likelihood([_row([1])]) == {}
+    assert tool.likelihood([_row([1])], [_likely([-1.0], {0: 0.5})]) == {}
+    assert tool.likelihood([_likely([-1.0], {0: 0.5}, ids=[4])], [_likely([-1.0], {0: 0.5}, ids=[5])]) == {}
+
+
+def test_the_divergence_of_distributions_merges_what_is_not_likely_in_both() -> None:
+    p, q = {1: 0.5, 2: 0.3, 3: 0.1}, {1: 0.2, 2: 0.3, 4: 0.4}
+    by_hand = 0.5 * math.log(0.5 / 0.2) + 0.3 * math.log(0.3 / 0.3) + 0.2 * math.log(0.2 / 0.5)
+    logs = [{token: math.log(value) for token, value in one.items()} for one in (p, q)]
+    assert tool.kl(*logs) == pytest.approx(by_hand)
+    assert tool.kl(logs[0], logs[0]) == 0
+    assert math.isfinite(tool.kl({1: 0.0}, {1: -40.0}))
+    assert tool.kl({1: math.log(0.9)}, {2: math.log(0.9)}) == 0, "nothing is known of both"
+
+
 def _file(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
