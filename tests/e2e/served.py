@@ -20,6 +20,7 @@ import numpy as np
 from tritonclient import grpc
 
 from tests.serving import Server, until
+from tests.tools.test_harness import tool as harness
 from tests.tools.test_render import SETTINGS
 
 PROJECT = Path(__file__).parents[2]
@@ -88,9 +89,18 @@ class Client:
             with error:
                 return error.read().decode()
 
+    def at(self, purpose: str) -> str:
+        """HOST:PORT of `http` or `grpc`."""
+        return f"{self.state['host']}:{self.state[f'{purpose}_port']}"
+
+    def scores(self, variant: str) -> Any:
+        """harness.py's own, of one variant."""
+        tokens = harness.Tokens(self.at("http"), f"preprocessing__{variant}", None)
+        return harness.Scores(tokens, harness.Engine(self.at("grpc"), f"tensorrt_llm__{variant}"), 120, 4)
+
     def grpc(self) -> Any:
         """A gRPC client, to be closed."""
-        return closing(grpc.InferenceServerClient(f"{self.state['host']}:{self.state['grpc_port']}"))
+        return closing(grpc.InferenceServerClient(self.at("grpc")))
 
     def over_grpc(self, model: str, **arrays: Any) -> Iterator[Any]:
         """Responses of one request, until the final one; an error is the last item."""

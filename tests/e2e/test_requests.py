@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("openvino_genai")
@@ -24,6 +27,8 @@ pytest.importorskip("tritonclient.grpc")
 from tests.e2e.served import LIMITS, OUTPUT_LEN, Client, repository, tensor, tokenizer, tool, without_end
 from tests.made import Made, shape_words
 from tests.serving import Server, until
+from tests.tools.test_harness import HARNESS, PYTHON
+from tests.tools.test_harness import tool as harness
 
 pytestmark = pytest.mark.server
 
@@ -300,12 +305,88 @@ def test_an_engine_that_is_not_decoupled_answers_once_and_refuses_streams(client
 
 def test_an_evaluation_gets_the_answers_with_their_token_ids_and_log_probs(client: Client, tmp_path: Path) -> None:
     data = tmp_path / "questions.jsonl"
-    data.write_text("".join(json.dumps({"input": text}) + "\n" for text in (TEXT, "a")), encoding="utf-8")
-    url = f"{client.state['host']}:{client.state['http_port']}"
-    tool("ask", f"--data={data}", f"--url={url}", "--model=ensemble__bytes", "--max-tokens=9", f"--out={tmp_path}")
+    data.write_text(
+        "".join(json.dumps({"input": text, "expected": " bees"}) + "\n" for text in (TEXT, "a")), encoding="utf-8"
+    )
+    more = [f"--data={data}", "--model=ensemble__bytes", "--max-tokens=9", "--likelihood", f"--out={tmp_path}"]
+    tool("ask", f"--url={client.at('http')}", f"--grpc-url={client.at('grpc')}", *more)
     for row in map(json.loads, (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()):
         asked = {"text_input": row["input"], "max_tokens": 9, "exclude_input_in_output": True, "return_log_probs": True}
         whole = client.generate("ensemble__bytes", **asked)
         assert row["text"] == whole["text_output"]
         assert row["log_probs"] == pytest.approx(whole["output_log_probs"], abs=1e-3)
         assert len(row["ids"]) == len(row["log_probs"]) > 1
+        likely = row["likely"]
+        ((value, _),) = client.scores("bytes").of_texts([(row["input"], " bees")])
+        assert value == pytest.approx(sum(likely["log_probs"]), abs=1e-4)
+        assert len(likely["ids"]) == len(likely["top"]) > 1
+        assert [len(top) for top in likely["top"]] == [64] * len(likely["ids"])
+        assert all(top[0][1] >= value for top, value in zip(likely["top"], likely["log_probs"], strict=True))
+
+
+def test_logits_of_the_prompt_come_beside_the_text(client: Client, model: str) -> None:
+    asked = {"text_input": TEXT, "max_tokens": 4, "end_id": -1, "return_num_input_tokens": True}
+    plain, found = client.generate(model, **asked), client.generate(model, **asked, return_context_logits=True)
+    logits = np.array(found.pop("context_logits")).reshape(found["num_input_tokens"], -1)
+    assert found == plain
+    assert logits.shape[1] > 256
+    one = client.generate(model, **{**asked, "max_tokens": 1}, return_context_logits=True, return_log_probs=True)
+    best = logits[-1].max()
+    assert one["context_logits"] == pytest.approx(logits.ravel().tolist(), abs=1e-4)
+    assert one["cum_log_probs"] == pytest.approx(best - np.log(np.exp(logits[-1] - best).sum()) - best, abs=1e-4)
+
+
+def test_of_a_batch_those_prompts_have_logits_that_ask_for_them(client: Client, model: str) -> None:
+    both = {"text_input": ["abc", TEXT], "max_tokens": [1, 1], "stream": [False, False]}
+    events = client.stream(model, **both, return_context_logits=[True, False])
+    assert {event["batch_index"]: "context_logits" in event for event in events} == {0: True, 1: False}
+
+
+@pytest.mark.parametrize("variant", ["bytes", "once"])
+def test_given_text_is_as_likely_as_pytorch_says(client: Client, source: Made, variant: str) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    reference = transformers.AutoModelForCausalLM.from_pretrained(source("gpt2"), dtype=torch.float32)
+    scores = client.scores(variant)
+    context, continuation = harness.pair(scores.tokens, TEXT, " bees")
+    with torch.no_grad():
+        said = reference.generate(torch.tensor([context]), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        greedy = said[0, len(context) :].tolist()
+        pairs = [(context, continuation), (context, greedy), (context, [*greedy[:2], (greedy[2] + 1) % 256])]
+        wanted = []
+        for before, after in pairs:
+            rows = reference(torch.tensor([[*before, *after]])).logits[0, len(before) - 1 : -1].log_softmax(-1)
+            wanted.append(sum(float(row[token]) for row, token in zip(rows, after, strict=True)))
+    found = scores.of_ids(pairs)
+    assert [value for value, _ in found] == pytest.approx(wanted, abs=1e-3)
+    assert [is_greedy for _, is_greedy in found] == [False, True, False]
+    assert scores.of_texts([(TEXT, " bees")]) == [found[0]]
+
+
+def test_an_engine_that_refuses_a_prompt_is_quoted(client: Client) -> None:
+    engine = client.scores("marks").engine
+    with pytest.raises(harness.Refused, match="the engine takes 120"):
+        engine.logits((5,) * 121)
+    assert engine.logits((5, 6)).shape[0] == 2, "the connection is of use afterwards"
+
+
+@pytest.mark.skipif(not PYTHON, reason="no environment with lm_eval: set ENGINES_LM_EVAL to its Python")
+def test_the_harness_ranks_answers_and_measures_perplexity(client: Client, tmp_path: Path) -> None:
+    row = {"text": TEXT, "choices": ["abc", "x"], "gold": 1}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = (
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\ntest_split: test\n"
+    )
+    ranked = (
+        'output_type: multiple_choice\ndoc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
+    )
+    whole = 'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\n'
+    for name, body, metric in (("ranked", ranked, "acc"), ("whole", whole, "byte_perplexity")):
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{data}{body}metric_list: [{{metric: {metric}}}]\n")
+    argv = [PYTHON, "-I", str(HARNESS), f"--url={client.at('http')}", f"--grpc-url={client.at('grpc')}"]
+    argv += ["--model=ensemble__bytes", "--tasks=ranked,whole", "--max-length=4", f"--include={tmp_path}"]
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ranked"]["acc,none"] in (0, 1)
+    assert found["whole"]["byte_perplexity,none"] > 1
