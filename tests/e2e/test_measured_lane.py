@@ -126,17 +126,21 @@ def test_gpus_that_another_doit_holds_are_waited_for(machine: Machine) -> None:
     assert machine.ranks() == [(0, "0,1"), (1, "0,1")]
 
 
-def test_ended_by_ctrl_c_it_keeps_what_was_measured_and_nothing_runs(machine: Machine) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_however_it_is_ended_what_was_measured_is_kept_and_nothing_runs(
+    machine: Machine, number: int, code: int
+) -> None:
     machine.entry()
     machine.stub("--gap", "20")
     process = _measuring(machine)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=LONG)
-    assert process.returncode == 128 + signal.SIGINT, out + err
+    assert process.returncode == code, out + err
     assert until(lambda: not machine.left()), machine.left()
     (summary,) = _summaries(machine)
     assert [(point["partial"], point["counts"]["ok"] > 0) for point in summary["points"]] == [(True, True)]
-    assert Gpus(("0", "1"), Path(machine.env["TMPDIR"]) / "doit-engines-gpus").idle() == ("0", "1")
+    gpus = Gpus(("0", "1"), Path(machine.env["TMPDIR"]) / "doit-engines-gpus")
+    assert until(lambda: gpus.idle() == ("0", "1")), "held until the last of it is gone"
 
 
 def test_a_server_that_ends_while_it_is_measured_is_told_and_the_point_is_not_taken_for_whole(machine: Machine) -> None:

@@ -164,10 +164,10 @@ class Bench:
             if watch:
                 watch.look()
             errors = f", {failed} failed" if failed else ""
-            print(f"{name}: {answered}{of} answered{errors}, {time.monotonic() - began:.0f} s", flush=True)
+            say(f"{name}: {answered}{of} answered{errors}, {time.monotonic() - began:.0f} s")
             return self.ended()
 
-        print(f"{name}: begins", flush=True)
+        say(f"{name}: begins")
         return drive(self.protocol, self.bodies, load, self.settings["processes"], heard)
 
     def _answer(self, one: Any) -> Answer:
@@ -248,7 +248,13 @@ class Bench:
         exports.genai_perf_csv(summary.with_suffix(".csv"), point["metrics"], streamed=self.settings["stream"])
         others = [one for one in self.run.summary["points"] if one["name"] != point["name"]]
         self.run.write(points=[*others, point])
-        print(line(point), flush=True)
+        say(line(point))
+
+
+def say(text: str) -> None:
+    """A line for whoever started us; when they were killed, what is measured is kept all the same."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, flush=True)
 
 
 def slo_metrics(slo: Mapping[str, float]) -> dict[str, float]:
@@ -285,7 +291,7 @@ def served(run: Run) -> Iterator[Json]:
     process = subprocess.Popen(argv, stdout=pipe, text=True, preexec_fn=die_too, start_new_session=True)  # noqa: PLW1509
     try:
         for said in process.stdout or ():
-            print(said, end="", flush=True)
+            say(said.rstrip("\n"))
             if said == "tritonserver: ready\n":
                 break
         if not state.is_file():
