@@ -93,6 +93,8 @@ def tritonserver(folder: Path, argv: list[str]) -> int:
     region = Path("/dev/shm", args.backend_config.removeprefix("python,shm-region-prefix-name=") + str(os.getpid()))
     region.write_text("region")
     if rank == 0 and (folder / "fails").exists():
+        if "STANDIN_PORTS" in os.environ:
+            region.unlink()  # a container's /dev/shm goes with it
         print((folder / "fails").read_text("utf-8"), flush=True)
         return 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # like the real one's, its regions stay when it is killed
