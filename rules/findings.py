@@ -10,7 +10,9 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["Findings", "Point", "Run", "front", "load"]
 
@@ -30,6 +32,83 @@ _RATES = {
 }
 _STATISTICS = ("avg", "p50", "p75", "p90", "p95", "p99")
 _GIB = 1 << 30
+_Figure = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    """What is relied on of a part of a summary; it may hold more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Load(_Part):
+    mode: str
+    value: _Figure
+
+
+class _Metric(_Part):
+    __pydantic_extra__: dict[str, _Figure]
+    unit: str = ""
+
+
+class _Counts(_Part):
+    requests: int = 0
+    errors: int = 0
+
+
+class _Process(_Part):
+    memory_peak_bytes: _Figure | None = None
+
+
+class _Server(_Part):
+    process: _Process = _Process()
+
+
+class _LoadPoint(_Part):
+    load: _Load
+    name: str
+    folder: str = ""
+    metrics: dict[str, _Metric] = {}
+    counts: _Counts = _Counts()
+    server: _Server = _Server()
+
+
+class _Shape(_Part):
+    isl: int
+    osl: int
+    batch: int
+
+
+class _Axes(_Part):
+    shape: _Shape | None = None
+
+
+class _Gate(_Part):
+    gate: str
+    holds: bool
+    text: str
+
+
+class _Scores(_Part):
+    figures: dict[str, _Figure]
+    questions: int = 0
+
+
+class _Settings(_Part):
+    questions_in_all: int | None = None
+
+
+class _Summary(_Part):
+    version: Literal[1]
+    variant: str = ""
+    started: str
+    axes: _Axes | None = None
+    keys: dict[str, str | None] | None = None
+    gpus: list[str] | None = None
+    points: list[_LoadPoint] = []
+    gates: list[_Gate] = []
+    scores: _Scores | None = None
+    settings: _Settings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +240,12 @@ def _runs(folder: Path, unread: list[tuple[Path, str]]) -> Iterator[Run]:
     for path in folder.glob("*/*/summary.json"):
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
-            if summary["version"] != 1:
-                raise ValueError(f"version {summary['version']}")
+            _Summary.model_validate(summary)
             yield Run(folder=path.parent, summary={"variant": path.parts[-3], "points": [], **summary})
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            unread.append((path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+        except (OSError, ValueError) as error:
             unread.append((path, f"{type(error).__name__}: {error}"))
 
 

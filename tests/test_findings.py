@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +60,7 @@ def test_scores_are_those_of_the_newest_evaluation_of_the_same_engine(tmp_path: 
 
 def test_an_evaluation_of_some_of_the_questions_counts_less_than_one_of_all(tmp_path: Path) -> None:
     bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)])
-    gate = {"gate": "exact_match", "holds": True}
+    gate = {"gate": "exact_match", "holds": True, "text": "exact_match is 0.9"}
     evaluated(tmp_path, NAME, {"exact_match": 0.5}, number=1, gates=[{**gate, "holds": False}])
     evaluated(
         tmp_path, NAME, {"exact_match": 0.9, "bleu": 7.0}, number=2, gates=[gate], settings={"questions_in_all": 99}
@@ -68,6 +70,30 @@ def test_an_evaluation_of_some_of_the_questions_counts_less_than_one_of_all(tmp_
     assert found.scores(run) == {"exact_match": 0.5, "bleu": 7.0}
     assert [gate["holds"] for gate in found.gates(run)] == [False]
     assert found.questions(run) == 32
+
+
+SPOILED = [
+    ({"points": [{"name": "x"}]}, "points.0.load: Field required"),
+    ({"points": [{**point(1, 1.0, 1.0, 1.0), "metrics": {"request_latency": {"p50": [1.0]}}}]}, "points.0.metrics."),
+    ({"axes": {"shape": {"isl": 1}}}, "axes.shape.osl: Field required"),
+    ({"scores": {"figures": {"agreement": "high"}}}, "scores.figures.agreement: Input should be a valid number"),
+    ({"gates": [{"gate": "x"}]}, "gates.0.holds: Field required"),
+    ({"keys": 3}, "keys: Input should be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("changed", "told"), SPOILED, ids=[told.partition(":")[0] for _, told in SPOILED])
+def test_what_is_no_summary_is_told_with_the_place_that_is_wrong(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)], number=1)
+    spoiled = bench(tmp_path, NAME, [], number=2)
+    data = json.loads((spoiled / "summary.json").read_text())
+    (spoiled / "summary.json").write_text(json.dumps({**data, **changed}))
+    found = load(tmp_path)
+    ((path, reason),) = found.unread
+    assert (path.parent, len(found.current())) == (spoiled, 1)
+    assert reason.startswith(told)
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_there(tmp_path: Path) -> None:
@@ -98,10 +124,11 @@ def test_the_front_is_what_no_other_point_beats_in_both(tmp_path: Path) -> None:
 
 
 def test_of_each_gate_the_newest_verdict_on_the_same_engine_stands(tmp_path: Path) -> None:
-    ours, old, new = ({"gate": name, "holds": holds} for name, holds in (("x", True), ("y", False), ("y", True)))
+    rows = (("x", True), ("y", False), ("y", True), ("z", True))
+    ours, old, new, other = ({"gate": name, "holds": holds, "text": name} for name, holds in rows)
     bench(tmp_path, NAME, [point(1, 1.0, 1.0, 1.0)], gates=[ours])
-    evaluated(tmp_path, NAME, {}, number=1, gates=[old, {"gate": "z", "holds": True}])
+    evaluated(tmp_path, NAME, {}, number=1, gates=[old, other])
     evaluated(tmp_path, NAME, {}, number=2, gates=[new])
     evaluated(tmp_path, NAME, {}, number=3, gates=[old], keys={"engine": "another"})
     found = load(tmp_path)
-    assert found.gates(found.bench[0]) == [ours, new, {"gate": "z", "holds": True}]
+    assert found.gates(found.bench[0]) == [ours, new, other]
