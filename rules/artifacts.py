@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +107,7 @@ class Artifacts:
     def write(self, name: str, receipt: Receipt, record: Record) -> None:
         """Writes receipt and record; an equal receipt stays as it is, which is what cuts a rebuild off early."""
         path = Path(self.receipt_path(name))
-        if not path.exists() or path.read_text(encoding="utf-8") != receipt.text():
+        if not path.exists() or path.read_bytes() != receipt.text().encode():
             tree.write(path, receipt.text())
         self._receipts[name] = receipt
         tree.write(Path(self._record_path(name)), record.text())
@@ -126,16 +127,16 @@ class Artifacts:
             file.write(line + "\n")
 
     def history(self) -> Iterator[dict[str, Any]]:
-        """The runs so far, oldest first; a torn last line is left out."""
+        """The runs so far, oldest first; lines that a crash has torn are left out."""
         try:
-            lines = (self.root / "history.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (self.root / "history.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return
         for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and row.keys() >= {"name", "seconds", "size"}:
+                    yield row
 
     def _place(self, name: str) -> str:
         return f"{self._prefix}{name.replace(':', '/', 1)}"

@@ -52,11 +52,19 @@ def test_an_equal_receipt_is_not_written_again(tmp_path: Path) -> None:
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
+def test_a_receipt_that_is_no_text_is_written_again(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    artifacts.write("s:a", RECEIPT, RECORD)
+    Path(artifacts.receipt_path("s:a")).write_bytes(b"\xff\0")
+    artifacts.write("s:a", RECEIPT, RECORD)
+    assert Artifacts(tmp_path).receipt("s:a") == RECEIPT
+
+
 def test_the_history_survives_a_torn_line(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path)
     artifacts.remember(Action(name="s:a", stage="s", argv=()), RECORD)
-    with (tmp_path / "history.jsonl").open("a") as file:
-        file.write('{"name": "s:b", "sec')
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b'\0\0\n\xff\xfe\n7\n{"name": "s:b"}\n{"name": "s:b", "sec')
     assert [row["name"] for row in artifacts.history()] == ["s:a"]
 
 
