@@ -314,8 +314,8 @@ def _taken(port: int) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8", errors="replace")  # maps name files, in whatever encoding
+    except OSError:
         return ""
 
 

@@ -126,8 +126,9 @@ def test_a_region_that_a_server_has_mapped_is_not_left_over(tmp_path: Path) -> N
     for name in ("one", "two"):
         (tmp_path / f"triton_python_backend_shm_region_{name}").write_bytes(bytes(100))
     (tmp_path / "123").mkdir()
-    (tmp_path / "123" / "maps").write_text(
-        f"7f00-7f01 rw-s 0 00:01 9 {tmp_path}/triton_python_backend_shm_region_two\n"
+    region = f"7f00-7f01 rw-s 0 00:01 9 {tmp_path}/triton_python_backend_shm_region_two\n"
+    (tmp_path / "123" / "maps").write_bytes(
+        region.encode() + "7f02-7f03 r--p 0 00:01 8 /models/模型\n".encode() + b"\xe9"
     )
     assert left(tmp_path, tmp_path) == 100
 
