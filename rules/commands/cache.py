@@ -11,6 +11,7 @@ from doit.exceptions import InvalidCommand
 from rules import upkeep
 from rules.artifacts import Unknown
 from rules.commands import EngineCommand
+from rules.errors import writing
 from rules.report import progress
 from rules.tasks import here
 from rules.upkeep import Limits
@@ -45,7 +46,7 @@ class CacheCommand(EngineCommand):
     cmd_options = _OPTIONS
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
-        """Does one of them; exit 1 when something was wrong with the store."""
+        """Does one of them; exit 1 when something was wrong with the store, or it cannot be written to."""
         verbs: dict[str, Callable[[Workspace, dict[str, Any], list[str]], int]] = {
             "status": _status,
             "verify": _verify,
@@ -57,7 +58,8 @@ class CacheCommand(EngineCommand):
         }
         if not pos_args or pos_args[0] not in verbs:
             raise InvalidCommand(f"cache needs one of: {', '.join(verbs)}")
-        return verbs[pos_args[0]](here(), opt_values, pos_args[1:])
+        with writing("the store"):
+            return verbs[pos_args[0]](here(), opt_values, pos_args[1:])
 
 
 def _status(space: Workspace, options: dict[str, Any], targets: list[str]) -> int:  # noqa: ARG001

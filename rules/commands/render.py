@@ -70,8 +70,9 @@ def _refuse(targets: Mapping[str, Path], *, force: bool) -> None:
 def refusal(folder: Path, *, force: bool = False) -> Problem | None:
     """Why `folder` is not to be written to; None when it is new, empty, as `write` left it, or to be with `force`."""
     hint = "name another folder, or write over it with --force"
-    if folder.exists() and not folder.is_dir():
-        return Problem(what=f"{folder} is not a folder", hint="name another one")
+    blocked = next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), None)
+    if blocked:
+        return Problem(what=f"{blocked} is not a folder", hint="name another one")
     if force or not folder.exists() or not any(folder.iterdir()):
         return None
     ours = _written(folder)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from rules.commands import cache
+from rules.errors import StepFailed
 from tests.space import Space
+
+
+def test_a_store_that_others_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", "/store/blobs/ab/cd")
+
+    command: Any = SimpleNamespace()
+    monkeypatch.setattr(cache, "here", lambda: None)
+    monkeypatch.setattr(cache, "_gc", refused)
+    with pytest.raises(StepFailed, match=r"(?s)the store could not be kept.*/store/blobs/ab/cd.*may we write there"):
+        cache.CacheCommand.execute(command, {}, ["gc"])
 
 
 @pytest.fixture

@@ -134,6 +134,7 @@ def test_a_new_or_empty_folder_may_be_written_and_a_file_may_not(tmp_path: Path)
     assert refusal(tmp_path) is None
     (tmp_path / "file").write_text("mine")
     assert "is not a folder" in str(refusal(tmp_path / "file", force=True))
+    assert f"{tmp_path / 'file'} is not a folder" in str(refusal(tmp_path / "file/below/it"))
     assert "is not empty" in str(refusal(tmp_path))
     assert refusal(tmp_path, force=True) is None
 
