@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,13 @@ def _files(entry: Model) -> list[tuple[str, str | None]]:
 
 
 def _rows(file: Path) -> Iterator[Mapping[str | None, Any]]:
-    for line in _text(file).split("\n"):  # splitlines would split at U+2028 too
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+    """The tables of a .jsonl, read as far as they are asked for; none from where it cannot be read."""
+    with suppress(OSError, UnicodeDecodeError), file.open(encoding="utf-8") as lines:
+        for line in lines:  # ends at no U+2028, as splitlines would
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
 
 
 def _text(path: Path) -> str:
