@@ -151,13 +151,16 @@ def measured(
     """The figures of one run, done again, with other prompts, as long as its export cannot be read."""
     for number in itertools.count():
         here = folder.with_name(f"{folder.name}_{number}")
-        texts = prompts(requests, (other.name, concurrency, here.name))
+        warmup = concurrency if other.warms else 0
+        texts = prompts(warmup + requests, (other.name, concurrency, here.name))
         try:
             if not mine:
                 here.mkdir()
-                return figures(other.run(here, Asked(**place, texts=texts, concurrency=concurrency, osl=OSL)))
-            asked = place | {"endpoint": other.endpoint, "concurrency": [concurrency], "requests": requests}
-            point = ours(here, texts, asked)
+                return figures(
+                    other.run(here, Asked(**place, texts=texts, concurrency=concurrency, osl=OSL, warmup=warmup))
+                )
+            asked = {"endpoint": other.endpoint, "concurrency": [concurrency], "requests": requests, "warmup": warmup}
+            point = ours(here, texts, place | asked)
             return figures(peers.requests(here / point["folder"] / "profile_export.json"))
         except Broken as error:
             print(f"again: {error}", flush=True)

@@ -34,21 +34,23 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """One load: prompts whose answers have `osl` tokens, so many at once."""
+    """One load: prompts whose answers have `osl` tokens, so many at once; the first `warmup` do not count."""
 
     grpc: str
     http: str
     texts: list[str]
     concurrency: int
     osl: int
+    warmup: int
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A client, how we ask for the same (`endpoint`), and what gives its (sending, responses) in ns, per request."""
+    """A client, how we ask for the same (`endpoint`), whether it can warm up, and what runs it."""
 
     name: str
     endpoint: str
+    warms: bool
     run: Callable[[Path, Asked], Times]
 
 
@@ -73,7 +75,7 @@ def perf_analyzer(program: Path, libraries: str) -> Peer:
         except json.JSONDecodeError as error:
             raise Broken(f"perf_analyzer's export breaks off: {error}") from error
 
-    return Peer("perf_analyzer", "grpc", run)
+    return Peer("perf_analyzer", "grpc", warms=False, run=run)
 
 
 def aiperf(program: Path, tokenizer: Path, endpoint: str) -> Peer:
@@ -84,7 +86,8 @@ def aiperf(program: Path, tokenizer: Path, endpoint: str) -> Peer:
         argv = [str(program), "profile", "-m", "ensemble", "--url", asked.http, "--streaming", "--ui", "none"]
         argv += [f"--input-file={folder / 'in.jsonl'}", "--custom-dataset-type=single_turn"]
         argv += ["--dataset-sampling-strategy=sequential", "--no-gpu-telemetry", "--no-server-metrics"]
-        argv += [f"--concurrency={asked.concurrency}", f"--request-count={len(asked.texts)}"]
+        argv += [f"--concurrency={asked.concurrency}", f"--warmup-request-count={asked.warmup}"]
+        argv += [f"--request-count={len(asked.texts) - asked.warmup}"]
         argv += [f"--tokenizer={tokenizer}", f"--artifact-dir={folder}", "--workers-max=1"]
         if endpoint == "chat":
             argv += ["--endpoint-type=chat", "--extra-inputs", f"max_tokens:{asked.osl}"]
@@ -95,7 +98,7 @@ def aiperf(program: Path, tokenizer: Path, endpoint: str) -> Peer:
         execute(argv, folder, {"HOME": str(folder)})
         return list(records(folder / "profile_export.jsonl"))
 
-    return Peer("AIPerf", endpoint, run)
+    return Peer("AIPerf", endpoint, warms=True, run=run)
 
 
 def requests(export: Path) -> Iterator[tuple[int, list[int]]]:
@@ -108,6 +111,8 @@ def records(path: Path) -> Iterator[tuple[int, list[int]]]:
     """AIPerf's records as moments: its first token and its chunks, set down one after the other."""
     for line in path.read_text().splitlines():
         record: dict[str, Any] = json.loads(line)
+        if record["metadata"]["benchmark_phase"] != "profiling":
+            continue
         sent, found = record["metadata"]["request_start_ns"], record["metrics"]
         gaps = [found["time_to_first_token"]["value"], *found["inter_chunk_latency"]["value"]]
         yield sent, [sent + round(late * 1e6) for late in itertools.accumulate(gaps)]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import exports
 import measures
+import pytest
 from measures import Timing
 
 from tests.tools.load.conftest import GOLDEN, recomputed
@@ -71,3 +74,41 @@ def test_a_record_has_what_scoring_needs() -> None:
     }  # fmt: skip
     assert (record["metadata"]["request_start_ns"], record["metadata"]["request_end_ns"]) == (7, 27)
     assert record["metrics"]["inter_token_latency"] == {"value": 1e-05, "unit": "ms"}
+
+
+def _aiperf() -> list[dict[str, Any]]:
+    """Records that AIPerf 0.13.0 wrote: six chats of six chunks each with benchmarks/stub.py, two at a time."""
+    return [json.loads(line) for line in (GOLDEN / "aiperf.jsonl").read_text().splitlines()]
+
+
+def _timing(record: dict[str, Any]) -> Timing:
+    """A record as the moments that it was made of."""
+    found = {name: one["value"] for name, one in record["metrics"].items()}
+    sent = record["metadata"]["request_start_ns"]
+    late = itertools.accumulate((found["time_to_first_token"], *found["inter_chunk_latency"]))
+    times = [sent + round(one * 1e6) for one in late]
+    return Timing(sent, times, found["input_sequence_length"], found["output_sequence_length"])
+
+
+def test_aiperfs_records_give_aiperfs_numbers_under_its_names_and_units() -> None:
+    for record in _aiperf():
+        (ours,) = exports.records([_answer(_timing(record), "a")], 0, {})
+        of = {name: one for name, one in ours["metrics"].items() if name != "time_per_output_token"}
+        theirs = {name: record["metrics"][name] for name in of}
+        assert {name: one["unit"] for name, one in of.items()} == {name: one["unit"] for name, one in theirs.items()}
+        for name, one in of.items():  # an ITL is rounded to whole ns, as in GenAI-Perf
+            assert one["value"] == pytest.approx(theirs[name]["value"], rel=1e-5, abs=1e-6), name
+        assert set(ours) - {"engines"} <= {*record, "error"}
+        optional = {"cancellation_time_ns"}  # AIPerf leaves out what is null
+        assert set(ours["metadata"]) - optional <= set(record["metadata"])
+
+
+def test_aiperfs_summary_comes_out_of_its_records() -> None:
+    """Its throughputs not: 0.13.0 divides by the time of its phase, which begins before the first request."""
+    timings = [_timing(record) for record in _aiperf()]
+    found = measures.summarise(timings) | {"benchmark_duration": {"avg": measures.duration(timings)}}
+    theirs = json.loads((GOLDEN / "aiperf.json").read_text())
+    for name, one in theirs.items():
+        for statistic in set(one) & set(found[name]) - {"unit"}:
+            assert found[name][statistic] == pytest.approx(one[statistic], rel=1e-5, abs=1e-6), (name, statistic)
+    assert {"p50", "p99", "std", "avg"} <= set(theirs["time_to_first_token"]) & set(found["time_to_first_token"])
