@@ -92,9 +92,10 @@ def aiperf(program: Path, tokenizer: Path, endpoint: str) -> Peer:
         if endpoint == "chat":
             argv += ["--endpoint-type=chat", "--extra-inputs", f"max_tokens:{asked.osl}"]
         else:
+            template = folder / "template.json"
+            template.write_text(TEMPLATE % (asked.osl, asked.osl))
             argv += ["--endpoint-type=template", "--custom-endpoint=/v2/models/ensemble/generate_stream"]
-            argv += ["--extra-inputs", f"payload_template:{TEMPLATE % (asked.osl, asked.osl)}"]
-            argv += ["--extra-inputs", "response_field:text_output"]
+            argv += ["--extra-inputs", f"payload_template:{template}", "--extra-inputs", "response_field:text_output"]
         execute(argv, folder, {"HOME": str(folder)})
         return list(records(folder / "profile_export.jsonl"))
 
