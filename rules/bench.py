@@ -200,10 +200,11 @@ def _median(points: Iterable[Mapping[str, Any]], figure: str, form: str) -> str:
 def _notes(points: Sequence[Mapping[str, Any]]) -> str:
     """What is to be known of a load point beside its figures."""
     errors, requests = (sum(point["counts"][what] for point in points) for what in ("errors", "requests"))
+    kinds = sorted({kind for point in points for kind in point["errors"]})
     busy = any(point["client"].get("busy", 0) > _BUSY for point in points)
     notes = (
         f"{len(points)} repeats" if len(points) > 1 else "",
-        f"{errors} of {requests} failed" if errors else "",
+        f"{errors} of {requests} failed ({', '.join(kinds)})" if errors else "",
         "the client itself was busy: raise processes" if busy else "",
         "partial" if any(point["partial"] for point in points) else "",
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rules import bench
 from tests.fakes import PROJECT
 from tests.space import HEAD, Space
 from tests.test_evaluation import SCORE
@@ -63,6 +64,21 @@ def _summaries(space: Space, name: str = NAME) -> list[dict[str, Any]]:
 
 def _starts(space: Space) -> int:
     return (space.site / "rules/tools/starts").read_text().count("start")
+
+
+def test_failures_are_told_with_their_kinds_and_repeats_as_their_median() -> None:
+    point = {"load": {"mode": "concurrency", "value": 8}, "partial": False, "client": {}}
+    counts = {"requests": 64, "errors": 0}
+    one = {
+        **point,
+        "figures": {"output_tokens_per_s": 100.0},
+        "counts": {**counts, "errors": 3},
+        "errors": {"empty": 3},
+    }
+    other = {**point, "figures": {"output_tokens_per_s": 300.0}, "counts": counts, "errors": {}}
+    _, told = bench.lines({"points": [one, other], "gates": []})
+    assert told.startswith("concurrency 8         200.0  ")
+    assert told.endswith("2 repeats, 3 of 128 failed (empty)")
 
 
 def test_a_broken_gate_of_one_variant_stops_no_other(space: Space) -> None:
