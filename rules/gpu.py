@@ -60,7 +60,8 @@ class Gpus:
         Raises StepFailed at once when the machine does not have as many.
         """
         if count > len(self.devices):
-            facts = (("asked for", str(count)), ("this machine has", ", ".join(self.devices) or "none"))
+            names = f"{len(self.devices)}: {', '.join(self.devices)}" if self.devices else "none"
+            facts = (("asked for", str(count)), ("this machine has", names))
             hint = "build it where there are enough, or with less tp x pp; CUDA_VISIBLE_DEVICES limits what is seen"
             raise StepFailed(Problem(what="not enough GPUs", facts=facts, hint=hint))
         with contextlib.ExitStack() as stack:

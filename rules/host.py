@@ -13,6 +13,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from rules import gpu
@@ -37,6 +38,7 @@ _STRANDED = (418, 440, 450, 460, 510, 520)
 class Needs:
     """What the actions that would run need. `sms` are compute capabilities x 10, `memory` is of one command.
 
+    `measures` says that a checkpoint's scales are measured with PyTorch, on a GPU and outside a container.
     `workers` commands of `worker` bytes each may run at once. `ranks` of a server start here, outside a container, and
     `serve` says that it takes the usual ports. `unpinned` are (model, source) that models.lock does not have, `gated`
     the sources on Hugging Face's hub that have to be downloaded and want to know who asks.
@@ -53,6 +55,7 @@ class Needs:
     embedded: bool = False
     ranks: int = 0
     serve: bool = False
+    measures: bool = False
     unpinned: tuple[tuple[str, str], ...] = ()
     gated: tuple[str, ...] = ()
 
@@ -60,7 +63,7 @@ class Needs:
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What there is. `devices` are the GPUs that may be used, `cards` what the driver says of them; `token` says that
-    there is one of Hugging Face's hub.
+    there is one of Hugging Face's hub; `torch` is PyTorch's version.
     """
 
     arch: str
@@ -74,6 +77,7 @@ class Machine:
     programs: frozenset[str] = frozenset()
     taken: tuple[int, ...] = ()
     token: bool = False
+    torch: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ def look(folder: Path) -> Machine:
         programs=frozenset(name for name in PROGRAMS if shutil.which(name)),
         taken=tuple(port for port in PORTS if _taken(port)),
         token=bool(os.environ.get("HF_TOKEN")) or _token_file().is_file(),
+        torch=_torch(),
     )
 
 
@@ -197,6 +202,14 @@ def driver_carried_forward(visit: Visit) -> Iterator[Problem]:
         yield Problem(what=what, hint="take a long-term branch: 535, 550 or later")
 
 
+@warning("install PyTorch's CUDA build, as docs/trtllm.md says")
+def scales_on_the_gpu(visit: Visit) -> Iterator[Problem]:
+    """Scales are measured with PyTorch, whose CPU build takes hours for what a GPU does in minutes."""
+    if visit.needs.measures and visit.machine.torch.endswith("+cpu"):
+        what = f"PyTorch {visit.machine.torch} is a CPU build: scales will be measured on the CPU"
+        yield Problem(what=what)
+
+
 @error("more memory, a smaller tp's worth of model, or another machine", "TRT-LLM#102", "TRT-LLM#577", estimate=True)
 def memory_for_build(visit: Visit) -> Iterator[Problem]:
     """The host has memory for the largest step, in this cgroup: a build that has none is killed without a word."""
@@ -284,6 +297,7 @@ RULES: tuple[Rule[Visit], ...] = (
     gpu_free,
     gpu_memory_as_said,
     driver_carried_forward,
+    scales_on_the_gpu,
     memory_for_build,
     workers_fit_memory,
     disk_for_build,
@@ -300,6 +314,13 @@ def _token_file() -> Path:
     """Where `hf auth login` writes it: huggingface.co/docs/huggingface_hub/package_reference/environment_variables."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     return Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
+
+
+def _torch() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _taken(port: int) -> bool:

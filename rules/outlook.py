@@ -42,7 +42,7 @@ def look(executor: Executor, wanted: Iterable[Action]) -> list[Outlook]:
         needs = dict.fromkeys(action.needs())
         unsure = [name for name in needs if name in found and found[name].status in ("run", "blocked")]
         if unsure:
-            reasons = tuple(f"waits for {name}" for name in unsure)
+            reasons = tuple(f"waits for {name}" for name in dict.fromkeys(unsure))
             found[action.name] = history.outlook(action, "blocked", None, reasons)
         else:
             found[action.name] = _known(executor, action, receipts, history)

@@ -97,6 +97,7 @@ def needs(space: Workspace, names: Iterable[str], *, serve: bool = False) -> Nee
         ranks=max((max(1, one.gpus) for one in actions if one.stage == "smoke" and one.runner == "local"), default=0),
         embedded=any(one.device == "cpu" for one in made),
         serve=serve,
+        measures=any(one.stage == "checkpoint" and one.gpus and one.runner == "local" for one in actions),
         unpinned=tuple((one.name.partition(":")[2], place) for one in actions for place in pinned.loose(one)),
         gated=_gated(space, actions),
     )

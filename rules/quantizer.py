@@ -23,6 +23,7 @@ __all__ = ["MODELOPT", "modelopt", "upstream"]
 # The last release that exports TensorRT-LLM checkpoints without deprecation; the exporter goes in 0.49.
 # PyTorch is left out: a checkpoint made by its CPU build and one made by its CUDA build are the same work.
 MODELOPT = (("nvidia-modelopt", "0.47.0"), *pins("transformers", "safetensors"))
+_DRIVER = ("LD_LIBRARY_PATH", "CUDA_HOME")  # where some machines have the driver's libraries, and nvcc
 _FULL = 0.6  # of a GPU's memory may be weights while their scales are measured
 _SMALL = 1e8  # parameters
 
@@ -53,7 +54,7 @@ def modelopt(point: Point, release: Release, wanted: Intent) -> Action:
     )
     command = ("{python}", "-I", "{quantizer}", *made.argv[3:])
     inputs = (("quantizer", steps.tool("modelopt_quantize")), *made.inputs[1:])
-    made = replace(made, toolchain=MODELOPT, gpus=_gpus(point) if calibrated else 0)
+    made = replace(made, toolchain=MODELOPT, passes=_DRIVER, gpus=_gpus(point) if calibrated else 0)
     return _verified(replace(made, argv=command, inputs=inputs), point, wanted)
 
 

@@ -155,7 +155,7 @@ def _command(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, he
 def _ended(work: Work, filled: Mapping[str, str], scratch: Path, log: Path, line: Callable[[str], None]) -> str:
     """Runs the command where the action's runner says: how it failed, "" when it did not."""
     action, lease = work.action, work.lease
-    visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices)} if action.gpus else {}
+    visible: dict[str, str | None] = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices)}  # "": it leased none
     visible |= passed(action.passes)
     command = local.Command(
         argv=[_fill(word, filled) for word in action.argv],

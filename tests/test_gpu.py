@@ -48,7 +48,7 @@ def free(gpus: Gpus) -> int:
 
 
 def test_more_than_the_machine_has_fails_at_once_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(StepFailed, match=r"not enough GPUs[\s\S]*asked for +8[\s\S]*0, 1, 2, 3"):
+    with pytest.raises(StepFailed, match=r"not enough GPUs[\s\S]*asked for +8[\s\S]*4: 0, 1, 2, 3"):
         Gpus(FOUR, tmp_path).lease(8, print).__enter__()
 
 

@@ -26,6 +26,7 @@ MACHINE = Machine(
     driver="550.54.15",
     programs=frozenset({"docker", "mpirun"}),
     token=True,
+    torch="2.13.0",
 )
 NEEDS = Needs(
     runners=frozenset({"local", "docker"}),
@@ -38,6 +39,7 @@ NEEDS = Needs(
     disk=100 * GIB,
     embedded=True,
     ranks=2,
+    measures=True,
     serve=True,
     gated=("hf:o/n",),
 )
@@ -50,6 +52,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "gpu-free": ({"cards": (CARD, replace(CARD, device="1", free=10 * GIB))}, "GPUs are in use\n    GPU 1  10.0 GiB"),
     "gpu-memory-as-said": ({"gpu_memory": 96 * GIB}, "GPUs have less memory than the platform says\n    said  96.0"),
     "driver-carried-forward": ({"driver": "510.108.03"}, "driver 510.108.03 is of a branch"),
+    "scales-on-the-gpu": ({"torch": "2.13.0+cpu"}, "PyTorch 2.13.0+cpu is a CPU build: scales will be measured on"),
     "memory-for-build": ({"memory": 65 * GIB}, "host memory does not hold the largest step\n    needed     about 65.0"),
     "workers-fit-memory": ({"workers": 8}, "3 of 8 workers fit host memory\n    a worker   about 20.0 GiB"),
     "disk-for-build": ({"disk_needed": 501 * GIB}, "the disk does not hold what will be made\n    needed  about 501.0"),

@@ -78,3 +78,10 @@ def test_costs_are_those_of_the_last_run_or_of_those_like_it(tmp_path: Path) -> 
     assert known.size == 5
     assert like.seconds == known.seconds
     assert other.seconds is None
+
+
+def test_an_action_that_takes_two_things_of_another_waits_for_it_once(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    first, _ = chain(lab)
+    both = lab.action("t:both", COPY, ("first", Output(action="s:first")), ("again", Output(action="s:first")))
+    assert look(lab.executor, [first, both])[1].reasons == ("waits for s:first",)

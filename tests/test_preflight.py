@@ -81,3 +81,11 @@ def test_the_tokenizer_of_a_source_elsewhere_counts_prompts_once_it_was_fetched(
     monkeypatch.setattr(Workspace, "fresh", lambda _self, name, *, here: here and name == "source:m")
     (found,) = [finding for finding in told(of, ["source:m"]) if finding.id == "prompts-fit-isl"]
     assert found.problem.what == "models.m.shapes[0]: 2 of 3 prompts are longer than isl 4"
+
+
+def test_scales_are_measured_here_only_outside_a_container_and_with_a_gpu(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n' * 4)
+    texts = 'calibration = { data = "file:texts.jsonl", size = 4 }\n'
+    of = space(tmp_path, toml(precisions='["fp16", "fp8"]') + texts)
+    made = {name: needs(of, [f"checkpoint:m_{name}"]).measures for name in ("fp16", "fp8")}
+    assert made == {"fp16": False, "fp8": True}

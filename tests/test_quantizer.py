@@ -150,3 +150,7 @@ def test_what_can_run_code_is_seen_and_told_only_where_the_entry_trusts_it(point
     tokenizer = dict(_modelopt(trusting).inputs)["tokenizer"]
     assert isinstance(tokenizer, Output)
     assert tokenizer.only == (*TOKENIZER, *CODE)
+
+
+def test_modelopt_sees_where_a_machine_has_its_driver(point: Point) -> None:
+    assert {"LD_LIBRARY_PATH", "CUDA_HOME"} <= set(_modelopt(point).passes)

@@ -221,3 +221,10 @@ def test_a_variable_that_an_action_names_is_passed_as_the_user_has_it(
     assert not {"HF_TOKEN", "NOT_SET", "HF_HUB_OFFLINE"} & set(seen), (
         "what the user has not set is not set by us either"
     )
+
+
+def test_an_action_that_leases_no_gpu_sees_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else PyTorch takes the first one that there is, beside the action that leased it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    lab.made(lab.action("s:a", "(out / 'seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])"))
+    assert lab.files("s:a") == {"seen": b""}

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import inspect
 import io
+import itertools
 import json
 import math
 import os
@@ -35,6 +37,7 @@ PRESETS = {"fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "int4_aw
 DECODERS = {"qwen2": "qwen", "llama": "llama", "mistral": "llama", "gpt2": "gpt"}
 KV_CACHE = {"auto": None, "fp8": "FP8", "int8": "INT8"}
 CALIBRATION = ("tokenizer", "calibration")
+STEP = 8192  # tokens that are measured at once
 Said = Callable[[], str]
 
 
@@ -85,13 +88,15 @@ def make(args: argparse.Namespace) -> None:
     texts = calibration_texts(args) if measured else []
     with alive("importing torch and modelopt"):
         import torch
-
+    print(f"on {device(torch)}", flush=True)
     tokens = tokenized(args, texts) if measured else []
     with alive("reading the weights"):
         model = loaded(args, torch)
     if measured:
         model = quantized(args, model, tokens)
     export(args, model, config, torch)
+    if torch.cuda.is_available():
+        print(f"GPU memory: {', '.join(peaks(torch))} at most", flush=True)
     path = args.out / "config.json"
     written = corrected(json.loads(path.read_text("utf-8")), args, config)
     path.write_text(json.dumps(written, indent=4) + "\n", "utf-8")
@@ -234,6 +239,24 @@ def tokenized(args: argparse.Namespace, texts: list[str]) -> list[list[int]]:
     return ids
 
 
+def device(torch: Any) -> str:
+    """Where the model will be, for the user: a GPU that was leased and cannot be used is told, with the reason."""
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        return f"{', '.join(names)} (PyTorch {torch.__version__})"
+    cpu = f"the CPU, {torch.get_num_threads()} threads (PyTorch {torch.__version__})"
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return cpu
+    reason = "it finds no CUDA driver" if torch.version.cuda else "it is a CPU build"
+    return f"{cpu}: a GPU is held for this, and this PyTorch does not see it, since {reason}; docs/trtllm.md"
+
+
+def peaks(torch: Any) -> list[str]:
+    """The most memory that PyTorch held on each GPU."""
+    held = (torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count()))
+    return [f"{size / (1 << 30):.2f} GiB" for size in held]
+
+
 def loaded(args: argparse.Namespace, torch: Any) -> Any:
     """The model in `args.dtype`, on the GPUs when there are any. Several need `accelerate`; without it, the first."""
     from importlib.util import find_spec
@@ -269,17 +292,34 @@ def quantized(args: argparse.Namespace, model: Any, tokens: list[list[int]]) -> 
         bits: Any = (4, 3) if args.kv_cache_dtype == "fp8" else 8
         cache = {"quantizer_name": "*[kv]_bmm_quantizer", "cfg": {"num_bits": bits}, "enable": True}
         wanted["quant_cfg"] = [*wanted["quant_cfg"], cache]
+    # Logits of the last token only: those of a whole step would take more memory than the model.
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     done = 0
 
     def measure(model: Any) -> None:
         nonlocal done
         with torch.no_grad():
-            for ids in tokens:
-                model(torch.tensor([ids], device=model.device), use_cache=False)
-                done += 1
+            for texts in batches(tokens):
+                model(torch.tensor(texts, device=model.device), use_cache=False, **last)
+                done += len(texts)
 
-    with alive("measuring scales", lambda: f"{done} texts"), contextlib.redirect_stdout(io.StringIO()):
+    def so_far() -> str:
+        """AWQ goes through the texts twice."""
+        number, text = divmod(max(0, done - 1), len(tokens))
+        return f"{text + (done > 0)} of {len(tokens)} texts" + (f", pass {number + 1}" if number else "")
+
+    with alive("measuring scales", so_far), contextlib.redirect_stdout(io.StringIO()):
         return quantization.quantize(model, wanted, measure)
+
+
+def batches(tokens: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Texts of equal length side by side: AWQ rounds every weight anew in each step. None is padded, as what a layer
+    makes of padding would be measured, too.
+    """
+    for size, texts in itertools.groupby(sorted(tokens, key=len), key=len):
+        same = list(texts)
+        width = max(1, STEP // max(1, size))
+        yield from (same[first : first + width] for first in range(0, len(same), width))
 
 
 def export(args: argparse.Namespace, model: Any, config: dict[str, Any], torch: Any) -> None:

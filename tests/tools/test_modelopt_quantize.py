@@ -8,6 +8,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,3 +237,37 @@ def test_parquet_without_its_reader_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "arro3.io", None)
     with pytest.raises(Exception, match=r"arro3-io is not installed\n.*\n    hint: ./doitw installs it; or write"):
         _read(PARQUET)
+
+
+def _tool() -> dict[str, Any]:
+    return runpy.run_path(str(PROJECT / "rules" / "tools" / "modelopt_quantize.py"))
+
+
+def test_texts_of_one_length_are_measured_side_by_side_and_none_is_padded() -> None:
+    """AWQ rounds every weight eleven times a step: on an H200 a text a step took 2 s, whatever the GPU could do."""
+    tool = _tool()
+    tokens = [[1] * 512] * 40 + [[2] * 3, [3] * 512, [4] * 20000]
+    made = list(tool["batches"](tokens))
+    assert [(len(texts), len(texts[0])) for texts in made] == [(1, 3), (16, 512), (16, 512), (9, 512), (1, 20000)]
+    assert sorted(text for texts in made for text in texts) == sorted(tokens)
+
+
+@pytest.mark.parametrize(
+    ("seen", "built", "held", "said"),
+    [
+        (["NVIDIA H200"], "13.0", "0", "NVIDIA H200 (PyTorch 2.13.0)"),
+        ([], None, "", "the CPU, 2 threads (PyTorch 2.13.0)"),
+        ([], None, "0", "a GPU is held for this, and this PyTorch does not see it, since it is a CPU build"),
+        ([], "13.0", "0", "a GPU is held for this, and this PyTorch does not see it, since it finds no CUDA driver"),
+    ],
+)
+def test_where_it_runs_is_told_and_why_not_on_the_gpu_that_is_held(
+    monkeypatch: pytest.MonkeyPatch, seen: list[str], built: str | None, held: str, said: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", held)
+    cuda = SimpleNamespace(
+        is_available=lambda: bool(seen), device_count=lambda: len(seen), get_device_name=seen.__getitem__
+    )
+    version = SimpleNamespace(cuda=built)
+    torch = SimpleNamespace(cuda=cuda, version=version, __version__="2.13.0", get_num_threads=lambda: 2)
+    assert said in _tool()["device"](torch)
