@@ -49,6 +49,7 @@ _COLUMNS = (  # figure, what it is called, how it is written
     ("itl_p99_ms", "p99 ms", "{:,.2f}"),
     ("latency_p99_ms", "latency p99 ms", "{:,.0f}"),
 )
+_TEMPLATE = 64  # tokens of a chat template, at most
 _SAME = ("keys", "url", "host", "cpu", "gpus", "versions", "settings")
 _SCHEMES = {"grpc": "grpc", "http": "http", "https": "http"}
 
@@ -72,6 +73,10 @@ class Place:
         place = {"grpc": parts.netloc, "http": None} if grpc else {"grpc": None, "http": self.url.rstrip("/")}
         return {**place, "endpoint": endpoint, "metrics": self.metrics}
 
+    def gpus(self, devices: Sequence[str]) -> list[str]:
+        """Which of this machine's GPUs may be its own: all of them where it is on this machine."""
+        return list(devices) if urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1") else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -89,7 +94,9 @@ def measure(space: Workspace, variant: Variant, asked: Asked, heard: Heard) -> d
     """
     identity = _identity(space, variant, asked)
     served = None if asked.place else variant
-    summary = _run(space, {"settings": identity["settings"], "identity": identity}, served, heard)
+    gpus = asked.place.gpus(space.executor.gpus().devices) if asked.place else []
+    what = {"settings": identity["settings"], "identity": identity, "gpus": gpus}
+    summary = _run(space, what, served, heard)
     return _gated(space, variant, asked, summary)
 
 
@@ -145,7 +152,9 @@ def elsewhere(space: Workspace, asked: Asked, heard: Heard) -> dict[str, Any]:
     name = f"url_{parts.hostname}_{parts.port or 80}_{table.model.replace('/', '_')}"
     identity = envelope.unknown(space, name, "bench", settings) | {"url": asked.place.url}
     identity["versions"]["client"] = _client()
-    return _judged(_run(space, {"settings": settings, "identity": identity}, None, heard), [])
+    gpus = asked.place.gpus(space.executor.gpus().devices)
+    what = {"settings": settings, "identity": identity, "gpus": gpus}
+    return _judged(_run(space, what, None, heard), [])
 
 
 def compare(summary: dict[str, Any], before: Mapping[str, Any], tolerance: float) -> dict[str, Any]:
@@ -162,7 +171,10 @@ def require(summary: Mapping[str, Any]) -> None:
         raise StepFailed(Problem(what=what, facts=facts))
     silent = [point for point in summary["points"] if not point["counts"]["ok"]]
     if silent:
-        kinds = tuple((kind, str(count)) for kind, count in silent[0]["errors"].items())
+        kinds = (
+            *((kind, str(count)) for kind, count in silent[0]["errors"].items()),
+            ("the first", silent[0].get("error_message", "")),
+        )
         what = f"bench:{summary['variant']}: no request was answered at {verdicts.point_name(silent[0])}"
         raise StepFailed(Problem(what=what, facts=(*kinds, *facts)))
 
@@ -207,8 +219,17 @@ def _notes(points: Sequence[Mapping[str, Any]]) -> str:
         f"{errors} of {requests} failed ({', '.join(kinds)})" if errors else "",
         "the client itself was busy: raise processes" if busy else "",
         "partial" if any(point["partial"] for point in points) else "",
+        next(filter(None, (_miscounted(point["counts"]) for point in points)), ""),
     )
     return ", ".join(filter(None, notes))
+
+
+def _miscounted(counts: Mapping[str, Any]) -> str:
+    """Said when server and tokenizer differ by a tenth, and by more than a chat template adds."""
+    ours, theirs, requests = (counts.get(name) or 0 for name in ("input_tokens", "server_input_tokens", "ok"))
+    if not ours or not theirs or 0.9 * ours <= theirs <= 1.1 * ours + _TEMPLATE * requests:
+        return ""
+    return f"the server counts {theirs} input tokens, the tokenizer {ours}: it is another model's"
 
 
 def _identity(space: Workspace, variant: Variant, asked: Asked) -> dict[str, Any]:

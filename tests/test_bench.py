@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rules import bench
+from rules.errors import StepFailed
 from tests.fakes import PROJECT
 from tests.space import HEAD, Space
 from tests.test_evaluation import SCORE
@@ -167,3 +168,35 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(space: Space) 
     assert result.rc == 1
     assert "no port is free" in result.out
     assert "Traceback" not in result.out + result.err
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [(512, 500, False), (512, 560, False), (8, 60, False), (512, 3, True), (512, 900, True), (512, None, False)],
+)
+def test_a_tokenizer_that_is_not_the_servers_is_told(ours: int, theirs: int | None, *, told: bool) -> None:
+    """A chat template adds tokens of its own; a server that counts 3 where 512 were meant has another tokenizer."""
+    counts = {"errors": 0, "requests": 1, "ok": 1, "input_tokens": ours, "server_input_tokens": theirs}
+    point = {
+        "counts": counts,
+        "client": {},
+        "partial": False,
+        "figures": {},
+        "load": {"mode": "concurrency", "value": 1},
+    }
+    said = "\n".join(bench.lines({"points": [point], "gates": []}))
+    assert (f"the server counts {theirs} input tokens, the tokenizer {ours}" in said) == told
+
+
+def test_gpus_are_watched_only_where_the_server_is() -> None:
+    urls = ("http://127.0.0.1:8000", "http://[::1]:1", "http://other:8000")
+    assert [bench.Place(url=url).gpus(("0", "1")) for url in urls] == [["0", "1"], ["0", "1"], []]
+
+
+def test_what_the_server_said_is_told_when_no_request_was_answered() -> None:
+    point = {
+        "counts": {"ok": 0}, "errors": {"server: error": 3}, "error_message": "the prompt cannot be empty",
+        "load": {"mode": "concurrency", "value": 1},
+    }  # fmt: skip
+    with pytest.raises(StepFailed, match=r"server: error +3\n +the first +the prompt cannot be empty"):
+        bench.require({"variant": "v", "gates": [], "points": [point], "folder": "f"})

@@ -50,6 +50,7 @@ class Run:
         asked = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self.settings: Json = asked["settings"]
         self.serve: Json | None = asked.get("serve")
+        self.gpus: list[str] = asked.get("gpus", [])  # where a server that is not ours runs on this machine
         self.path = folder / "summary.json"
         self.summary: Json = json.loads(self.path.read_text("utf-8")) if self.path.exists() else asked["identity"]
         self.summary |= {"settings": self.settings, "finished": False}
@@ -190,7 +191,7 @@ class Bench:
         return Answer(
             timing=timing, prompt=one.prompt, inputs=inputs, texts=heard.texts,
             expected=prompt.expected, message=error[1] if error else "", code=one.code, finish=heard.finish,
-            worker=one.worker, counted=counted,
+            worker=one.worker, counted=counted, server_input_tokens=heard.input_tokens,
         )  # fmt: skip
 
     def _tokens(self, heard: asking.Heard) -> tuple[int | None, str]:
@@ -215,6 +216,7 @@ class Bench:
             "responses": sum(len(one.times) for one in done),
             "input_tokens": sum(one.input_tokens or 0 for one in done),
             "output_tokens": sum(one.output_tokens or 0 for one in done),
+            "server_input_tokens": sum(one.server_input_tokens or 0 for one in answers if one.timing.usable),
         }
         return {
             "load": {
@@ -223,6 +225,7 @@ class Bench:
             },
             "counts": counts,
             "errors": measures.errors(timings),
+            "error_message": next((one.message for one in answers if one.timing.error), ""),
             "token_counting": next((one.counted for one in answers if one.timing.usable), "chunks"),
             "metrics": found,
             "figures": measures.figures(found, len(timings), failed, peak),
@@ -283,7 +286,7 @@ def served(run: Run) -> Iterator[Json]:
     settings = run.settings
     if run.serve is None:
         there = {name: settings[name] for name in ("grpc", "http", "metrics", "model")}
-        yield there | {"pid": 0, "gpus": [], "ended": lambda: None}
+        yield there | {"pid": 0, "gpus": run.gpus, "ended": lambda: None}
         return
     state, began = Path(run.serve["state"]), time.monotonic()
     die_too = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)

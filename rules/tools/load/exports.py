@@ -43,6 +43,7 @@ class Answer:
     """One request with what was asked and said; `prompt` is its number in the prompt list.
 
     `counted` says who counted its output tokens: tokenizer, server, or chunks (a response is taken for a token).
+    `server_input_tokens` are the prompt's with its chat template, where the server says so.
     """
 
     timing: Timing
@@ -55,6 +56,7 @@ class Answer:
     finish: str | None
     worker: int
     counted: str
+    server_input_tokens: int | None = None
 
     @property
     def text(self) -> str:

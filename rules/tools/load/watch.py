@@ -1,7 +1,7 @@
 """The server's side of a load point: Triton's metrics before, meanwhile and after, and what its processes used.
 
-Metric names are those of Triton's documentation (user_guide/metrics.md) and of TensorRT-LLM's backend. What Triton
-tells of GPUs comes from DCGM, which many containers do not have: then the driver is asked.
+Metric names are those of Triton's documentation (user_guide/metrics.md), of TensorRT-LLM's backend and of vLLM 0.26.
+What Triton tells of GPUs comes from DCGM, which many containers do not have: then the driver is asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from asking import Unasked, fetch
 
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _TIMES = {
     "nv_inference_queue_duration_us": "queue_ms",
@@ -36,6 +36,9 @@ _GAUGES: dict[tuple[str, str], tuple[str, str, float]] = {  # (metric, a label's
     ("nv_trt_llm_request_metrics", "active"): ("requests_active", "requests", 1.0),
     ("nv_trt_llm_request_metrics", "waiting"): ("requests_waiting", "requests", 1.0),
     ("nv_trt_llm_kv_cache_block_metrics", "used"): ("kv_cache_used_blocks", "blocks", 1.0),
+    ("vllm:num_requests_running", ""): ("requests_active", "requests", 1.0),
+    ("vllm:num_requests_waiting", ""): ("requests_waiting", "requests", 1.0),
+    ("vllm:kv_cache_usage_perc", ""): ("kv_cache_used", "%", 100.0),
 }
 _SUMS = {"gpu_memory_used", "gpu_power"}  # of all GPUs; of the others the mean
 _PAUSE_S, _PATIENCE_S = 0.9, 5.0

@@ -63,6 +63,7 @@ def test_failures_are_told_by_kind_and_the_rest_is_measured(quick: Ports, run_fo
     ):
         point = load(run_folder(quick, prompts, endpoint=endpoint, concurrency=[2], request_rate=[]))[1]["points"][-1]
         assert point["errors"] == kinds
+        assert point["error_message"], "one of them in its own words"
         assert (point["counts"]["ok"], point["figures"]["error_rate"]) == (3, 0.75)
         (run_folder(quick, prompts) / "summary.json").unlink()
 

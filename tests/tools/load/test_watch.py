@@ -79,3 +79,18 @@ def test_a_process_is_counted_with_its_children() -> None:
         process.communicate(b"\n")
     assert watch.cpu_seconds(process.pid) == 0
     assert os.getpid() in watch.tree(os.getpid())
+
+
+def test_what_vllm_tells_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its names have colons, and its engine and model are labels."""
+    labels = '{engine="0",model_name="m"}'
+    gauges = {
+        "vllm:num_requests_running": "3.0",
+        "vllm:num_requests_waiting": "1.0",
+        "vllm:kv_cache_usage_perc": "0.25",
+    }
+    monkeypatch.setattr(watch, "fetch", lambda _url: "".join(f"{name}{labels} {of}\n" for name, of in gauges.items()))
+    found = watch.Watch("http://x/metrics", 0).found()["gauges"]
+    assert {name: row["max"] for name, row in found.items()} == {
+        "requests_active": 3.0, "requests_waiting": 1.0, "kv_cache_used": 25.0,
+    }  # fmt: skip
