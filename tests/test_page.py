@@ -139,6 +139,17 @@ def test_a_choice_redraws_its_plot_and_a_variant_can_be_taken_out(browser: Brows
     assert browser.said == []
 
 
+def test_scores_that_hardly_differ_look_alike(browser: Browser, made: dict[str, Any], tmp_path: Path) -> None:
+    close = json.loads(json.dumps(made))
+    for variant, agreement in zip(close["models"][0]["variants"], (0.96223, 0.96226), strict=True):
+        variant["scores"] = {"agreement": agreement}
+    path = tmp_path / "report.html"
+    path.write_text(page.html(close, {}, "close"), encoding="utf-8")
+    browser.open(path, 1280)
+    low, high = browser.ask("document.querySelector('[data-plot=accuracy]').layout.yaxis.range")
+    assert high - low > 0.03
+
+
 def test_of_many_commits_the_newest_is_shown_and_the_others_when_it_is_opened(
     browser: Browser, made: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -115,8 +115,9 @@ function accuracy(model, { score }) {
       y: [variant.scores[score]], hovertext: [`${hover(best)}<br>${words(score)}: <b>${number(variant.scores[score])}</b>`],
       hoverinfo: "text", marker: { color: colour, size: 13, symbol: symbol + hollow, line: { width: 2, color: colour } } };
   });
+  // An axis is no finer than a fiftieth of what it shows: equal scores should look equal.
   const made = layout("output tokens/s", words(score)), values = traces.flatMap((trace) => trace.y);
-  const [low, high] = [Math.min(...values), Math.max(...values)], room = (high - low) / 6 || Math.abs(high) / 20 || 0.05;
+  const [low, high] = [Math.min(...values), Math.max(...values)], room = Math.max((high - low) / 6, Math.abs(high) / 50) || 0.05;
   const rates = traces.flatMap((trace) => trace.x);
   return { traces, layout: { ...made, xaxis: { ...made.xaxis, range: [0, 1.15 * Math.max(...rates)] },
     yaxis: { ...made.yaxis, range: [low - room, high + room] } } };
