@@ -179,6 +179,7 @@ def test_a_tokenizer_that_is_not_the_servers_is_told(ours: int, theirs: int | No
     counts = {"errors": 0, "requests": 1, "ok": 1, "input_tokens": ours, "server_input_tokens": theirs}
     point = {
         "counts": counts,
+        "errors": {},
         "client": {},
         "partial": False,
         "figures": {},
