@@ -30,7 +30,8 @@ from rules.remotes.wire import PROBE, PROBE_TEXT, Arrival, Headway, Passing, che
 
 __all__ = ["Http", "open_remote"]
 
-_CHUNK = 1 << 20
+_SENT = 1 << 20
+_RECEIVED = 1 << 18  # with 1 MiB the kernel took up to five times as long, on and off: store-remote-threads.txt
 _THREADS = 16  # connections that are kept alive
 _REDIRECTS = 5
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -183,7 +184,7 @@ class Http:
         if response is None:
             return False
         try:
-            for chunk in response.stream(_CHUNK):
+            for chunk in response.stream(_RECEIVED):
                 arrival.add(chunk)
         except HTTPError as error:
             raise self._failed(f"GET {name} was cut after {arrival.count} bytes", error, arrival.way.since) from None
@@ -217,7 +218,7 @@ def _pool(url: str, host: str, patience: Patience) -> urllib3.PoolManager:
     """Connections as the environment's proxy variables say."""
     options: dict[str, Any] = {
         "maxsize": _THREADS,
-        "blocksize": _CHUNK,
+        "blocksize": _SENT,
         "timeout": urllib3.Timeout(connect=patience.connect_s, read=patience.silence_s),
     }
     through = urllib.request.getproxies().get(url.partition(":")[0])
