@@ -98,9 +98,9 @@ def test_what_will_fail_is_told_before_anything_runs(workspace: Space, target: s
 
 @pytest.mark.parametrize("words", [("--no-check", "source"), ("source", "--no-check")])
 def test_the_check_can_be_left_out(workspace: Space, words: tuple[str, ...]) -> None:
-    """A model with a vocabulary that no disk holds."""
+    """A model with layers that no disk holds."""
     config = json.loads(HUB.read_text())["Qwen/Qwen2-72B-Instruct"]
-    workspace.write("big/config.json", json.dumps({**config, "vocab_size": 1 << 40}))
+    workspace.write("big/config.json", json.dumps({**config, "intermediate_size": 1 << 24}))
     workspace.write("models.toml", BIG.replace("hf:Qwen/Qwen2-72B-Instruct", "file:big"))
     assert "rule: disk-for-build" in workspace.run("source").err
     assert workspace.ran() == []
