@@ -64,7 +64,8 @@ def survey(space: Workspace, names: Iterable[str], *, serve: bool = False) -> li
     """What is wrong or unwise with making these actions here; `serve`: and with serving what they make."""
     names = list(names)
     about = told(space, names)
-    visit = Visit(needs=needs(space, names, serve=serve), machine=host.look(space.executor.artifacts.root))
+    machine = host.look(space.executor.artifacts.root, space.executor.cache.store.root)
+    visit = Visit(needs=needs(space, names, serve=serve), machine=machine)
     return [*about, *findings(host.RULES, visit)]
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from doit.exceptions import InvalidCommand
-
 from rules import bench, evaluation, git, verdicts
 from rules.bench import Asked, Place, Series
 from rules.commands import EngineCommand
@@ -76,18 +74,15 @@ class BenchCommand(EngineCommand):
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Measures. Returns 1 when a gate is broken, a figure is worse than the baseline, or a step fails."""
-        try:
-            asked = _asked(opt_values)
-            if asked.place and not pos_args:
-                return _told([lambda: bench.elsewhere(here(), asked, _heard)], opt_values)
-            variants = here().chosen(pos_args)
-            failed = 0 if asked.place else build([variant.name for variant in variants])
-            if failed:
-                return failed
-            local.end_on_signals()
-            return _told(list(_measurements(here(), variants, asked)), opt_values)
-        except Misconfigured as error:
-            raise InvalidCommand(str(error)) from error
+        asked = _asked(opt_values)
+        if asked.place and not pos_args:
+            return _told([lambda: bench.elsewhere(here(), asked, _heard)], opt_values)
+        variants = here().chosen(pos_args)
+        failed = 0 if asked.place else build([variant.name for variant in variants])
+        if failed:
+            return failed
+        local.end_on_signals()
+        return _told(list(_measurements(here(), variants, asked)), opt_values)
 
 
 def changes(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from doit.doit_cmd import DoitMain
-from doit.exceptions import InvalidCommand
 
 from rules.commands import EngineCommand
-from rules.errors import BuildError, Misconfigured, Problem
+from rules.errors import Misconfigured, Problem
 from rules.server import Server
 from rules.serving import Wish, launch_argv, on_gpus, servers, tool_argv, unwise
 from rules.tasks import here
@@ -55,17 +54,14 @@ class Serve(EngineCommand):
 
     def execute(self, opt_values: dict[str, Any], pos_args: list[str]) -> int:
         """Serves until a signal, or returns when the detached servers are ready."""
-        try:
-            variants = here().chosen(pos_args)
-            gpus = _same_lane(here(), variants)
-            wish = _wish(opt_values, on_gpus=gpus)
-            failed = build([variant.name for variant in variants]) if wish.real else 0
-            if failed:
-                return failed
-            base = here().executor.artifacts.root / "server" / str(os.getpid())
-            argv = _on_gpus(variants, wish, base) if gpus else _on_cpu(pos_args, wish, base)
-        except BuildError as error:
-            raise InvalidCommand(str(error)) from error
+        variants = here().chosen(pos_args)
+        gpus = _same_lane(here(), variants)
+        wish = _wish(opt_values, on_gpus=gpus)
+        failed = build([variant.name for variant in variants]) if wish.real else 0
+        if failed:
+            return failed
+        base = here().executor.artifacts.root / "server" / str(os.getpid())
+        argv = _on_gpus(variants, wish, base) if gpus else _on_cpu(pos_args, wish, base)
         if not argv:
             return 0
         return detach(argv, base) if opt_values["detach"] else foreground(argv)
