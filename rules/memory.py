@@ -47,11 +47,16 @@ _LINEAR = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How a model is laid out: its linear layers in `precision`, all else in `width` bytes, split over ranks."""
+    """How a model is laid out: its linear layers in `precision`, all else in `width` bytes, split over ranks.
+
+    `embedding_whole`: on every rank of the first stage, as convert_checkpoint.py leaves it without
+    --use_parallel_embedding; ModelOpt splits it over tp (measured: benchmarks/results/h200-quantize.txt).
+    """
 
     precision: str
     parallelism: Parallelism
     width: int = 2
+    embedding_whole: bool = False
 
 
 def known(precision: str) -> bool:
@@ -75,14 +80,14 @@ def parameters(dims: Dims) -> int:
 def weights(dims: Dims, cut: Cut) -> int:
     """Bytes of the largest rank's weights; 0 when config.json says too little.
 
-    Tp splits linear layers and the output layer, pp the layers. The embedding is whole on every rank of the first
-    stage: convert_checkpoint.py splits it only with --use_parallel_embedding. Neither it nor the output is quantized.
+    Tp splits linear layers, the output layer and mostly the embedding, pp the layers. Neither of the ends is quantized.
     """
     if not parameters(dims):
         return 0
     tp, pp = cut.parallelism.tp, cut.parallelism.pp
     layer = _linear(dims, tp=tp) * linear_bytes(cut.precision) + _small(dims) * cut.width
-    first = (_embedding(dims) + _rest(dims)) * cut.width
+    looked_up = _embedding(dims) if cut.embedding_whole else -(-_embedding(dims) // tp)
+    first = (looked_up + _rest(dims)) * cut.width
     last = -(-dims.vocab // tp) * dims.hidden * cut.width  # an engine has its own copy of a tied one
     ends = first + last if pp == 1 else max(first, last)
     return int(layer * -(-dims.layers // pp) + ends)

@@ -128,6 +128,7 @@ def _made(space: Workspace, actions: Iterable[Action]) -> Iterator[Made]:
         found = by_name.get(action.name.partition(":")[2])
         dims = known[found.model] if found else None
         if found and isinstance(dims, Dims) and dims.heads and memory.known(found.precision):
-            cut = Cut(precision=found.precision, parallelism=found.parallelism)
+            whole = found.entry.build.get("quantizer") == "upstream"
+            cut = Cut(precision=found.precision, parallelism=found.parallelism, embedding_whole=whole)
             device = backend.find(spec.toolchains[found.toolchain].backend).device
             yield Made(action=action, dims=dims, cut=cut, device=device)

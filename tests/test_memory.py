@@ -93,10 +93,17 @@ def test_an_engine_in_fp8_is_its_weights() -> None:
     assert weights(LLAMA2_7B, Cut(precision="fp8", parallelism=ONE)) == pytest.approx(6695 * MIB, rel=0.02)
 
 
-def test_an_engine_for_eight_ranks_is_an_eighth_and_the_whole_embedding() -> None:
-    dims, cut = model("Qwen/Qwen2-72B-Instruct"), Cut(precision="fp16", parallelism=Parallelism(tp=8, pp=1))
+def test_an_engine_for_eight_ranks_is_an_eighth_and_of_upstreams_checkpoint_the_whole_embedding() -> None:
+    dims, tp8 = model("Qwen/Qwen2-72B-Instruct"), Parallelism(tp=8, pp=1)
     embedding = dims.vocab * dims.hidden * 2
-    assert weights(dims, cut) == pytest.approx((2 * parameters(dims) - embedding) / 8 + embedding, rel=0.001)
+    upstream = Cut(precision="fp16", parallelism=tp8, embedding_whole=True)
+    assert weights(dims, Cut(precision="fp16", parallelism=tp8)) == pytest.approx(parameters(dims) / 4, rel=0.001)
+    assert weights(dims, upstream) == pytest.approx((2 * parameters(dims) - embedding) / 8 + embedding, rel=0.001)
+
+
+def test_a_rank_of_7b_in_fp8_is_what_modelopt_wrote_on_an_h200() -> None:
+    cut = Cut(precision="fp8", parallelism=Parallelism(tp=2, pp=1))
+    assert weights(model("Qwen/Qwen2-7B"), cut) == pytest.approx(4_353_200_000, rel=0.001)
 
 
 def test_stages_share_the_layers_and_the_first_has_the_embedding() -> None:

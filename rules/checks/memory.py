@@ -187,7 +187,7 @@ def _points(of: Case) -> Iterator[list[Budget]]:
         return
     for precision in of.precisions:
         for parallelism in of.setting.entry.parallelisms():
-            cut = Cut(precision=precision, parallelism=parallelism)
+            cut = Cut(precision=precision, parallelism=parallelism, embedding_whole=of.upstream)
             if memory.known(precision) and dims.divides(parallelism.tp):
                 shapes = of.setting.entry.shapes
                 yield [Budget(of=of, dims=dims, platform=platform, cut=cut, shape=shape) for shape in shapes]

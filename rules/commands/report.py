@@ -132,7 +132,8 @@ def _budget(space: Workspace, name: str) -> dict[str, int]:
     dims = source.dims_of(variant.entry.source, space.root, space.plan.spec.locked)
     if not isinstance(dims, Dims) or not memory.parameters(dims):
         return {}
-    shape, cut = variant.shape, memory.Cut(precision=variant.precision, parallelism=variant.parallelism)
+    shape, whole = variant.shape, variant.entry.build.get("quantizer") == "upstream"
+    cut = memory.Cut(precision=variant.precision, parallelism=variant.parallelism, embedding_whole=whole)
     cpu = backend.find(space.plan.spec.toolchains[variant.toolchain].backend).device == "cpu"
     cached = 1 if variant.entry.build.get("kv_cache_dtype", "auto") != "auto" else 2
     tokens = min(shape.batch * shape.isl, MAX_NUM_TOKENS)
