@@ -88,13 +88,13 @@ class Visit:
     machine: Machine
 
 
-def look(*folders: Path) -> Machine:
-    """What there is here; `folders` are where results will lie: on several disks, the fullest counts."""
+def look(folder: Path) -> Machine:
+    """What there is here; `folder` is where results will lie."""
     shm = Path(SHM)
     return Machine(
         arch=platform.machine(),
         memory=available(Path("/proc"), Path("/sys/fs/cgroup")),
-        disk=min(shutil.disk_usage(folder).free for folder in folders),
+        disk=shutil.disk_usage(folder).free,
         shm=shutil.disk_usage(shm).free if shm.is_dir() else 0,
         regions=left(shm, Path("/proc")),
         devices=len(gpu.machine().devices),

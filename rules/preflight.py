@@ -64,8 +64,7 @@ def survey(space: Workspace, names: Iterable[str], *, serve: bool = False) -> li
     """What is wrong or unwise with making these actions here; `serve`: and with serving what they make."""
     names = list(names)
     about = told(space, names)
-    machine = host.look(space.executor.artifacts.root, space.executor.cache.store.root)
-    visit = Visit(needs=needs(space, names, serve=serve), machine=machine)
+    visit = Visit(needs=needs(space, names, serve=serve), machine=host.look(space.executor.artifacts.root))
     return [*about, *findings(host.RULES, visit)]
 
 

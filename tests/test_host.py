@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -156,15 +155,3 @@ def test_this_machine_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {"mpirun", "docker"} <= found.programs
     assert (found.regions, len(found.taken)) == (100, 1)
     assert min(found.memory, found.disk, found.shm) > 0
-
-
-def test_of_several_disks_the_fullest_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = shutil.disk_usage
-
-    def usage(path: Path) -> Any:
-        return real(path)._replace(free=7) if path.name == "store" else real(path)
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    (tmp_path / "store").mkdir()
-    assert look(tmp_path, tmp_path / "store").disk == 7
-    assert look(tmp_path).disk > 7
