@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import statistics
@@ -172,10 +173,15 @@ def report(other: Peer, concurrency: int, found: list[list[dict[str, float]]]) -
     rows = []
     for name in found[0][0]:
         one, two = (statistics.median(figures[name] for figures in rounds) for rounds in found)
-        ratios = [after[name] / before[name] for before, after in zip(*found, strict=True)]
-        rows.append([name, one, two, two / one, min(ratios), max(ratios)])
+        ratios = [part(after[name], before[name]) for before, after in zip(*found, strict=True)]
+        rows.append([name, one, two, part(two, one), min(ratios), max(ratios)])
     head = ("", other.name, f"doit bench, {other.endpoint}", "ratio", "least", "largest")
     print(f"\nconcurrency {concurrency}\n" + table(rows, head), flush=True)
+
+
+def part(ours: float, theirs: float) -> float:
+    """Infinite where theirs is 0, as the ITL of who reads an answer's chunks all at once is."""
+    return ours / theirs if theirs else math.inf
 
 
 def figures(times: Iterable[tuple[int, list[int]]]) -> dict[str, float]:
