@@ -28,7 +28,7 @@ class Broken(Exception):
     """A run whose export cannot be read: to be done again, with other prompts.
 
     perf_analyzer 2.50 reads outputs that a response does not have (log-probs that nobody asked for) from anywhere in
-    memory, and when that is no number to its JSON writer, the file ends in the middle, and the exit status is 0.
+    memory; where one is no number (inferred) its JSON writer stops in the middle, and the exit status is 0.
     """
 
 

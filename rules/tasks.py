@@ -1,7 +1,7 @@
 """models.toml as doit tasks. A dodo.py needs two lines:
 
     from rules.tasks import DOIT_CONFIG, task_engines
-    __all__ = ["DOCS", "DOIT_CONFIG", "task_engines"]
+    __all__ = ["DOIT_CONFIG", "task_engines"]
 
 `checkpoint:X`, `engine:X`, `build:X` and `smoke:X` are actions, or groups where X is the prefix of several names; a
 stage alone is all of it. `bench:X` and `eval:X` measure, each time anew. `doit` alone is `build` of the `default`.
